@@ -1,0 +1,37 @@
+/** What activities are given. One worker's activities share one of these. */
+import type { Logger } from '../kit/log.ts';
+import type { NodeControl } from '../dataplane/contract.ts';
+import type { NodeEndpoints, Platform } from '../platform/platform.ts';
+import type { HolderIdentity, NodeId } from '../ring/events.ts';
+import type { RingStore } from '../ringstore/ringstore.ts';
+
+/** Whether the run that holds a ring goes on. */
+export interface Holders {
+  /** Null while it runs; else what is known of its end. Throws where that cannot be told: then nobody takes over. */
+  endOf(holder: HolderIdentity): Promise<string | null>;
+}
+
+/** How long activities wait for others before they give up by name; each is less than the attempt's timeout in workflows/activities.ts. */
+export interface ActivityLimits {
+  /** For a member to fold the ring and to settle, when the cluster is verified and before a node is removed. */
+  readonly settleWithinMs: number;
+  readonly pollEveryMs: number;
+}
+
+export const activityLimits: ActivityLimits = {
+  settleWithinMs: 60_000, // marking a large move's jobs takes seconds; a node that needs longer is in trouble
+  pollEveryMs: 50, // a status is one small request, and a person waits for the sum of these
+};
+
+export interface ActivityDeps {
+  readonly ringStore: RingStore;
+  readonly platform: Pick<Platform, 'ensureNode' | 'removeNode'>;
+  /** Throws where the node is not wanted by the platform. */
+  readonly endpointsOf: (node: NodeId) => Promise<NodeEndpoints>;
+  readonly controlOf: (node: NodeId) => Promise<NodeControl>;
+  readonly holders: Holders;
+  /** `worker@host`: stands with every event that is appended here. */
+  readonly actor: string;
+  readonly log: Logger;
+  readonly limits: ActivityLimits;
+}

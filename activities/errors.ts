@@ -1,0 +1,77 @@
+/** Which errors end an activity for good (the operation is blocked by that code), and which are weather (Temporal tries again). */
+import { heartbeat } from '@temporalio/activity';
+import { ApplicationFailure } from '@temporalio/common';
+import { CodedError } from '../kit/errors.ts';
+import { RingRefusal } from '../ring/decide.ts';
+
+/** A person, or another try of the move, has to change something first: asking again gives the same answer. */
+const PERMANENT: ReadonlySet<string> = new Set([
+  'CONFIG_INVALID',
+  // ring store
+  'RING_STORE_TOO_NEW',
+  'RING_STORE_NOT_MIGRATED',
+  'RING_STORE_BEHIND',
+  'RING_LOG_BROKEN',
+  // nodes and their databases
+  'NODE_BLOCKED',
+  'NODE_OTHER_DATABASE',
+  'NODE_NOT_EMPTY',
+  'NODE_OWNS_PARTITION',
+  'JOBSDB_TOO_NEW',
+  // moves
+  'STALE_TOKEN',
+  'MOVE_INVALID',
+  'MOVE_ABORTED',
+  'MOVE_HANDED_OVER',
+  'QUIESCE_TIMEOUT',
+  'HOLD_DEADLINE',
+  'VERIFY_MISMATCH',
+]);
+
+/** A node refuses to serve, by a code of its own; whichever it is, somebody has to look. */
+export class NodeBlocked extends CodedError {}
+
+export const isPermanent = (error: unknown): error is RingRefusal | CodedError =>
+  error instanceof RingRefusal || error instanceof NodeBlocked || (error instanceof CodedError && PERMANENT.has(error.code));
+
+/** What `error` must be thrown as from an activity. */
+export function asFailure(error: unknown): unknown {
+  if (!isPermanent(error)) return error;
+  return ApplicationFailure.create({
+    type: error.code,
+    message: error.message,
+    nonRetryable: true,
+    details: error instanceof CodedError ? [error.details] : [],
+    cause: error,
+  });
+}
+
+type Activity = (...args: never[]) => Promise<unknown>;
+
+/** Every activity of a factory, with its refusals as failures by type. */
+export function refusingByType<T extends Record<keyof T, Activity>>(activities: T): T {
+  const wrapped = Object.entries<Activity>(activities).map(([name, activity]) => [
+    name,
+    async (...args: never[]) => {
+      try {
+        return await activity(...args);
+      } catch (error) {
+        throw asFailure(error);
+      }
+    },
+  ]);
+  return Object.fromEntries(wrapped) as T;
+}
+
+const HEARTBEAT_EVERY_MS = 3_000; // a fifth of the shortest heartbeat timeout: one lost beat, or a busy event loop, is no dead worker
+
+/** Beats while `run` goes on: without it a cancellation never reaches an activity. It says that this process lives, not that there is progress. */
+export async function beating<T>(run: () => Promise<T>): Promise<T> {
+  heartbeat();
+  const timer = setInterval(() => heartbeat(), HEARTBEAT_EVERY_MS);
+  try {
+    return await run();
+  } finally {
+    clearInterval(timer);
+  }
+}

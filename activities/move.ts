@@ -1,0 +1,179 @@
+/**
+ * The activities of a move (ARCHITECTURE.md, "A move, step by step"). `preCopy` copies while everything goes on; `cutOver` is the only pause, one activity
+ * close to the databases, so that no scheduling delay sits inside it; `cleanUp` waits until source and target have done the rest by themselves.
+ *
+ * Every attempt claims the move in the log first. Its position is the token under which nodes obey, the target takes writes, and the hand-over is decided.
+ */
+import { activityInfo, cancellationSignal, heartbeat } from '@temporalio/activity';
+import { ApplicationFailure } from '@temporalio/common';
+import pg from 'pg';
+import type { ImportTarget, MoveCommand, NodeControl } from '../dataplane/contract.ts';
+import { copyPass, type CopyJob, verifyPending } from '../jobsdb/copy.ts';
+import type { Prefix } from '../jobsdb/sql/schema.ts';
+import { codeOf, describeError } from '../kit/errors.ts';
+import type { DatabaseAddress } from '../platform/platform.ts';
+import type { RingCommand } from '../ring/decide.ts';
+import type { MoveProof } from '../ring/events.ts';
+import { moveOf } from '../ring/ring.ts';
+import { type Authorship, decideAndAppend, readRing } from '../ringstore/ringstore.ts';
+import type { ActivityDeps } from './deps.ts';
+import { beating, refusingByType } from './errors.ts';
+import { moveHistory } from './log-views.ts';
+import { waitFolded, waitSettled } from './node-status.ts';
+import type { CutOverResult, MoveActivities, MoveActivityInput } from './types.ts';
+
+/** Pre-copy ends when a pass has written no more than this: what then remains is copied within milliseconds. */
+const SMALL_REST_ROWS = 500;
+/** Or when passes no longer get smaller: the cut-over stops processing and delivery first, which ends the growth of all but intake. */
+const PASSES_MAX = 6;
+/** For what is in flight at the quiesce: the reference node's delivery timeout (10 s) and a second. */
+const QUIESCE_LIMIT_MS = 11_000;
+/** How long a source stays fenced before it lifts its fence itself. Clients of the held partitions wait for this long at worst. */
+const HOLD_DEADLINE_MS = 10_000;
+/** We stop before the source does: an append that races with its dead-man would be lost work. */
+const HOLD_MARGIN_MS = 2_000;
+
+export function createMoveActivities(deps: ActivityDeps): MoveActivities {
+  const pools = createPools();
+
+  /** What an attempt works with. Throws RingRefusal MOVE_ABORTED or MOVE_HANDED_OVER where the move is past it. */
+  async function claim(input: MoveActivityInput): Promise<{ command: MoveCommand; source: NodeControl; target: NodeControl }> {
+    const { workflowExecution, activityId, attempt } = activityInfo();
+    // New token before anything else: an older attempt that wakes now is refused instead of writing behind us.
+    const name = `${workflowExecution?.runId}/${activityId}/${attempt}`;
+    const { ring } = await append(input, { type: 'claim move', holder: input.holder, move: input.move, attempt: name });
+    const token = moveOf(ring, input.move)!.token;
+    const [source, target] = await Promise.all([deps.controlOf(input.from), deps.controlOf(input.to)]);
+    return { command: { move: input.move, token, partitions: input.partitions }, source, target };
+  }
+
+  function append(input: MoveActivityInput, command: RingCommand): ReturnType<typeof decideAndAppend> {
+    const by: Authorship = { actor: deps.actor, reason: input.reason, operation: input.operationId };
+    return decideAndAppend(deps.ringStore, input.clusterId, command, by);
+  }
+
+  async function copyJob(input: MoveActivityInput, command: MoveCommand, prepared: ImportTarget, onRows?: (rows: number) => void): Promise<CopyJob> {
+    const [from, to] = await Promise.all([deps.endpointsOf(input.from), deps.endpointsOf(input.to)]);
+    return {
+      source: pools.of(from.database),
+      target: pools.of(to.database),
+      move: input.move,
+      token: command.token,
+      partitions: input.partitions,
+      datasets: prepared.datasets.map(({ prefix, dataset }) => ({ prefix: prefix as Prefix, dataset })),
+      signal: cancellationSignal(),
+      ...(onRows ? { onRows } : {}),
+    };
+  }
+
+  return refusingByType<MoveActivities>({
+    /** Repeatable: rows and ledger commit together in the target, so a rerun goes on after the last commit. */
+    async preCopy(input) {
+      return beating(async () => {
+        const { command, target } = await claim(input);
+        const prepared = await target.prepare(command, cancellationSignal());
+        let jobsCopied = 0;
+        const job = await copyJob(input, command, prepared, (rows) => {
+          jobsCopied += rows;
+          heartbeat({ move: input.move, jobsCopied }); // for people: where to go on from stands in the ledger
+        });
+        let before = Number.POSITIVE_INFINITY;
+        for (let passes = 1; ; passes += 1) {
+          const { jobs, statuses } = await copyPass(job);
+          const rows = jobs + statuses;
+          if (rows <= SMALL_REST_ROWS || rows >= before || passes >= PASSES_MAX) return { jobsCopied, passes };
+          before = rows;
+        }
+      }).catch(staleIsWeather);
+    },
+
+    async cutOver(input) {
+      return beating(() =>
+        cutOver(input).catch(async (error: unknown) => {
+          const ended = await endOf(input, error);
+          if (ended === null) throw error;
+          return ended;
+        }),
+      ).catch(staleIsWeather);
+    },
+
+    /** Nothing is done here that the nodes do not do by themselves: it waits for them, and writes down that the move is over. */
+    async cleanUp(input) {
+      await beating(async () => {
+        const move = moveOf(await readRing(deps.ringStore, input.clusterId), input.move);
+        if (!move) return; // completed by an earlier attempt
+        await waitFolded(deps, input.to, move.handedOverAt);
+        await waitSettled(deps, input.from, move.handedOverAt);
+        await append(input, { type: 'complete move', move: input.move });
+      });
+    },
+  });
+
+  /** From the claim to the hand-over. Whatever goes wrong after the quiesce is undone at once by aborting the move, which lifts its fence. */
+  async function cutOver(input: MoveActivityInput): Promise<CutOverResult> {
+    const { command, source, target } = await claim(input);
+    const signal = cancellationSignal();
+    const job = await copyJob(input, command, await target.prepare(command, signal));
+    try {
+      await source.quiesce({ ...command, limitMs: QUIESCE_LIMIT_MS }, signal);
+      await copyPass(job); // the delta before the fence: what remains for the hold is what comes in during this pass
+      const fencedBefore = performance.now();
+      await source.fence({ ...command, holdDeadlineMs: HOLD_DEADLINE_MS }, signal);
+      await copyPass(job);
+      const proof = await verifyPending(job);
+      const heldMs = performance.now() - fencedBefore;
+      if (heldMs > HOLD_DEADLINE_MS - HOLD_MARGIN_MS) return await abort(input, 'HOLD_DEADLINE', `the last rows took ${Math.round(heldMs)} ms`);
+      signal.throwIfAborted();
+      await append(input, { type: 'hand over', move: input.move, token: command.token, proof });
+      return handedOver(proof);
+    } catch (error) {
+      if (signal.aborted || isPastAborting(error)) throw error; // a cancelled move is aborted by its workflow, which must know who won
+      deps.log.warn({ move: input.move, error: describeError(error) }, 'cut-over undone');
+      return abort(input, codeOf(error) ?? 'CUT_OVER_FAILED', describeError(error));
+    }
+  }
+
+  async function abort(input: MoveActivityInput, code: string, because: string): Promise<CutOverResult> {
+    await append(input, { type: 'abort move', move: input.move, because: `${code}: ${because}` });
+    return { result: 'aborted', code, because };
+  }
+
+  /** How a move ended that an attempt finds ended: by an earlier attempt whose answer was lost, or by the source's dead-man. Null: it has not. */
+  async function endOf(input: MoveActivityInput, error: unknown): Promise<CutOverResult | null> {
+    if (!isPastAborting(error) || codeOf(error) === 'STALE_TOKEN') return null;
+    const history = moveHistory(await deps.ringStore.read(input.clusterId), input.move);
+    if (history.proof) return handedOver(history.proof);
+    if (history.state !== 'aborted') return null;
+    return { result: 'aborted', code: 'MOVE_ABORTED', because: history.because ?? 'aborted' };
+  }
+}
+
+const handedOver = (proof: MoveProof): CutOverResult => ({ result: 'handed over', jobsMoved: proof.jobsPending, jobsCopied: proof.jobsCopied });
+
+/** The move is not this attempt's to abort: it has ended, or a newer attempt has claimed it. */
+const isPastAborting = (error: unknown): boolean => ['MOVE_ABORTED', 'MOVE_HANDED_OVER', 'STALE_TOKEN'].includes(codeOf(error) ?? '');
+
+/** A stale attempt has nothing to say; if it is the current one after all (a newer was lost), the retry claims anew. */
+function staleIsWeather(error: unknown): never {
+  const type = error instanceof ApplicationFailure ? error.type : codeOf(error);
+  if (type === 'STALE_TOKEN') throw new Error(`${describeError(error)}: claimed again`, { cause: error });
+  throw error;
+}
+
+/** One small pool for each database, closed by idleness: a move must not wait for connections in its hold. */
+function createPools(): { of(address: DatabaseAddress): pg.Pool } {
+  const pools = new Map<string, pg.Pool>();
+  return {
+    of(address) {
+      const key = JSON.stringify(address);
+      let pool = pools.get(key);
+      if (!pool) {
+        // The name must never end with a node's: RudderStack's nodes end such sessions at their start.
+        pool = new pg.Pool({ ...address, max: 8, application_name: 'ringmaster mover', idleTimeoutMillis: 30_000, allowExitOnIdle: true });
+        pool.on('error', () => undefined); // an idle connection that was lost; the next query tells
+        pools.set(key, pool);
+      }
+      return pool;
+    },
+  };
+}

@@ -1,0 +1,135 @@
+/**
+ * What the workflows may ask of the world. JSON only. Every activity can be repeated with no further effect; what it refuses for good is a non-retryable
+ * ApplicationFailure whose `type` is the code (errors.ts); anything else that it throws is weather, and Temporal tries again.
+ * **Boundary:** runs that are under way call these by name: fields are added, never renamed.
+ */
+import type { HolderIdentity, MoveId, NodeFacts, NodeId } from '../ring/events.ts';
+import type { PartitionIndex } from '../ring/partition.ts';
+
+/** A ring, small enough for a history: 65,536 partitions in contiguous shares of 1,000 nodes are a few kB. */
+export interface RingSummary {
+  readonly clusterId: string;
+  readonly version: number;
+  readonly epoch: number;
+  readonly partitionCount: number;
+  readonly nodes: readonly NodeFacts[];
+  /** Runs of partitions of one owner, in order: index into `nodes`, length, index, length, … */
+  readonly owners: readonly number[];
+}
+
+/** Says who asks and why: stands with every event that is appended. */
+export interface Asking {
+  readonly clusterId: string;
+  readonly operationId: string;
+  readonly reason: string;
+}
+
+/** As `Asking`, by the operation that holds the ring; appends of an older holder are refused. */
+export interface AskingAsHolder extends Asking {
+  readonly holder: number;
+}
+
+export interface FreezeInput extends Asking {
+  readonly by: HolderIdentity;
+}
+
+export interface Leftover {
+  readonly move: MoveId;
+  readonly from: NodeId;
+  readonly to: NodeId;
+  readonly partitions: readonly PartitionIndex[];
+  readonly state: 'started' | 'handed over';
+}
+
+export interface Frozen {
+  readonly holder: number;
+  /** Set where the ring was held by a run that has ended or is gone: whose freeze it was, and what is known of that run. */
+  readonly takenOverFrom: { readonly operationId: string; readonly because: string } | null;
+  /** Moves that another operation left open. */
+  readonly leftovers: readonly Leftover[];
+  readonly ring: RingSummary;
+}
+
+export interface StartMoveInput extends AskingAsHolder {
+  readonly n: number;
+  /** The try that is wanted; a higher one is taken where this one is in the log and over. */
+  readonly tryFrom: number;
+  readonly from: NodeId;
+  readonly to: NodeId;
+  readonly partitions: readonly PartitionIndex[];
+}
+
+export interface StartedMove {
+  readonly move: MoveId;
+  readonly try: number;
+  /** Not `started` where an earlier child workflow of the same move was lost after its hand-over: then only the rest is to be done. */
+  readonly state: 'started' | 'handed over' | 'completed';
+  /** Of the proof in the log, once handed over. */
+  readonly jobsMoved: number;
+  readonly jobsCopied: number;
+}
+
+/** How an attempt to abort ended: the hand-over may have won. */
+export type AbortAnswer =
+  | { readonly result: 'aborted' }
+  | { readonly result: 'handed over' | 'completed'; readonly jobsMoved: number; readonly jobsCopied: number };
+
+export interface RingActivities {
+  /** The ring as it is. Refuses: CLUSTER_UNKNOWN. */
+  readRing(input: { readonly clusterId: string }): Promise<RingSummary>;
+  /** Holds the topology for this run; takes over from a run that has ended. Refuses: CLUSTER_UNKNOWN, RING_BUSY, RING_TOO_NEW. */
+  freeze(input: FreezeInput): Promise<Frozen>;
+  /** Aborts what this run has started and not handed over, then lets go. Nothing happens where the run does not hold the ring. */
+  unfreeze(input: FreezeInput): Promise<{ readonly unfrozen: boolean; readonly version: number }>;
+  /** Refuses: RING_NOT_HELD, NODE_OTHER_DATABASE. Returns the version at which the node is a member. */
+  joinNode(input: AskingAsHolder & { readonly facts: NodeFacts }): Promise<{ readonly version: number }>;
+  /** Refuses: RING_NOT_HELD, NODE_UNKNOWN, MOVE_INVALID, MOVES_OPEN. */
+  startMove(input: StartMoveInput): Promise<StartedMove>;
+  /** Tells which of the two won. */
+  abortMove(input: Asking & { readonly move: MoveId; readonly because: string }): Promise<AbortAnswer>;
+}
+
+export interface PodActivities {
+  /** Node and database are there and answer. Refuses: the code that the node itself names, if it is blocked. */
+  ensureNode(input: AskingAsHolder & { readonly node: NodeId }): Promise<NodeFacts>;
+  /** Waits until the node has folded `version` and serves. Refuses: the code that the node names. */
+  waitServing(input: Asking & { readonly node: NodeId; readonly version: number }): Promise<void>;
+  /**
+   * Takes the node out of the ring and then away, the backend first. Looks again right before: refuses NODE_NOT_EMPTY while it owns a partition, an open
+   * move names it, or a job is pending there.
+   */
+  removeNode(input: AskingAsHolder & { readonly node: NodeId }): Promise<void>;
+  /** As removeNode, for a node that an operation added and then gave no partition: one that owns or holds something stays, and that is no error. */
+  removeUnused(input: AskingAsHolder & { readonly node: NodeId }): Promise<{ readonly removed: boolean }>;
+}
+
+export interface MoveActivityInput extends AskingAsHolder {
+  readonly move: MoveId;
+  readonly from: NodeId;
+  readonly to: NodeId;
+  readonly partitions: readonly PartitionIndex[];
+}
+
+export type CutOverResult =
+  | { readonly result: 'handed over'; readonly jobsMoved: number; readonly jobsCopied: number }
+  /** This try is over and undone; another may succeed: HOLD_DEADLINE, QUIESCE_TIMEOUT, VERIFY_MISMATCH, DEAD_MAN … */
+  | { readonly result: 'aborted'; readonly code: string; readonly because: string };
+
+export interface MoveActivities {
+  /** Claims the move, prepares the target, copies in passes until the rest is small. A rerun goes on from the ledger. */
+  preCopy(input: MoveActivityInput): Promise<{ readonly jobsCopied: number; readonly passes: number }>;
+  /** Claims the move; quiesce, fence, last rows, verify, hand over. */
+  cutOver(input: MoveActivityInput): Promise<CutOverResult>;
+  /** After the hand-over: waits until source and target have folded it and settled, then `move completed`. */
+  cleanUp(input: MoveActivityInput): Promise<void>;
+}
+
+export interface VerifyActivities {
+  /**
+   * Each move's proof is in the log; every member has folded the ring, serves exactly the partitions that it owns, and holds no live pending job of another.
+   * Refuses: VERIFY_MISMATCH, which names what differs.
+   */
+  verifyCluster(input: Asking & { readonly moves: readonly MoveId[] }): Promise<{ readonly version: number; readonly nodes: number }>;
+}
+
+export interface AllActivities extends RingActivities, PodActivities, MoveActivities, VerifyActivities {}

@@ -1,0 +1,269 @@
+/**
+ * The embedded stack: everything of a cluster on this machine, real parts only. Started in the order in which one needs the other; stopped in reverse.
+ *
+ *   ring store (PostgreSQL) · Temporal dev server ─▶ platform agent ─▶ nodes, each with its PostgreSQL ─▶ ring made ─▶ API, worker, routers
+ */
+import { randomBytes } from 'node:crypto';
+import { mkdirSync } from 'node:fs';
+import { readFile, rename, writeFile } from 'node:fs/promises';
+import path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { fetch } from 'undici';
+import { createNodeControl } from '../dataplane/reference/control-client.ts';
+import { createLocalPlatform } from '../platform/local/client.ts';
+import { makeEnterable } from '../platform/local/places.ts';
+import { freePort } from '../platform/local/ports.ts';
+import { type PostgresServer, startPostgres } from '../platform/local/postgres-server.ts';
+import { nodeNames } from '../ring/plan.ts';
+import type { NodeFacts } from '../ring/events.ts';
+import { migrateRingStore, createPostgresRingStore } from '../ringstore/postgres.ts';
+import { decideAndAppend, readRing, type RingStore } from '../ringstore/ringstore.ts';
+import { startTemporal, type Temporal } from './embedded/temporal.ts';
+import { type Supervised, supervise } from './supervise.ts';
+
+export interface StackOptions {
+  /** Everything lies below it. An existing one is gone on with: the same ring, the same nodes. */
+  readonly dataFolder: string;
+  /** Where nodes deliver to. */
+  readonly destinationUrl: string;
+  readonly clusterId?: string;
+  /** At the first start. */
+  readonly nodes?: number;
+  readonly partitions?: number;
+  readonly routers?: number;
+  /** Deliveries at once from each node, and how long one may take. */
+  readonly deliveriesMax?: number;
+  readonly deliveryTimeoutMs?: number;
+  /** Whether Temporal's own page is served. */
+  readonly temporalUi?: boolean;
+  readonly apiPort?: number;
+  readonly routerPort?: number;
+  /** For tests: lets `kill` of a node through. */
+  readonly faults?: boolean;
+  /** Hears of each step, in a few words. */
+  readonly onStep?: (step: string) => void;
+}
+
+export interface Stack {
+  readonly clusterId: string;
+  readonly dataFolder: string;
+  readonly writeKey: string;
+  readonly routerUrls: readonly string[];
+  readonly api: { readonly url: string; readonly token: string };
+  readonly temporal: Temporal;
+  readonly ringStore: RingStore;
+  readonly ringStoreServer: PostgresServer;
+  readonly platform: ReturnType<typeof createLocalPlatform>;
+  readonly worker: Supervised;
+  readonly routers: readonly Supervised[];
+  readonly apiProcess: Supervised;
+  logFiles(): { nodes: string[]; routers: string[]; worker: string; api: string };
+  stop(): Promise<void>;
+}
+
+interface Secrets {
+  readonly agentToken: string;
+  readonly apiToken: string;
+  readonly writeKey: string;
+}
+
+export async function startStack(options: StackOptions): Promise<Stack> {
+  const clusterId = options.clusterId ?? 'demo';
+  const { dataFolder } = options;
+  const say = options.onStep ?? (() => undefined);
+  const stops: (() => Promise<unknown>)[] = [];
+  const stop = async (): Promise<void> => {
+    for (const end of stops.splice(0).reverse()) await end().catch(() => undefined); // one that is gone already must not keep the others
+  };
+  try {
+    makeEnterable(dataFolder);
+    const logs = path.join(dataFolder, 'logs');
+    mkdirSync(logs, { recursive: true });
+    const secrets = await ownSecrets(path.join(dataFolder, 'secrets.json'));
+
+    say('starting the ring store and Temporal');
+    const [ringStoreServer, temporal] = await all([
+      startPostgres({ folder: path.join(dataFolder, 'ringstore'), database: 'ringstore' }).then((server) => {
+        stops.push(() => server.stop());
+        return server;
+      }),
+      startTemporal({ dataFolder: path.join(dataFolder, 'temporal'), headless: !options.temporalUi }).then((started) => {
+        stops.push(() => started.stop());
+        return started;
+      }),
+    ]);
+    await migrateRingStore(ringStoreServer.url);
+    const ringStore = createPostgresRingStore({ connectionString: ringStoreServer.url });
+    stops.push(() => ringStore.close());
+
+    const agent = await startAgent(options, clusterId, secrets, ringStoreServer.url, logs);
+    stops.push(() => agent.process.stop());
+    const platform = createLocalPlatform({ url: agent.url, token: secrets.agentToken });
+    stops.push(() => platform.close());
+
+    const known = await readRing(ringStore, clusterId);
+    const names = known.version > 0 ? known.nodes.map((facts) => facts.node) : nodeNames(options.nodes ?? 2);
+    say(`starting ${names.length} ${names.length === 1 ? 'node' : 'nodes'}, each with its PostgreSQL`);
+    const facts = await all(names.map((node) => factsOf(platform, node)));
+    if (known.version === 0) {
+      await decideAndAppend(
+        ringStore,
+        clusterId,
+        { type: 'make ring', clusterId, partitionCount: options.partitions ?? 64, nodes: facts },
+        { actor: 'dev stack', reason: 'first start', operation: null },
+      );
+    }
+
+    say('starting API, worker and router');
+    const temporalEnv = { TEMPORAL_ADDRESS: temporal.address, TEMPORAL_NAMESPACE: temporal.namespace };
+    const ringEnv = { RINGMASTER_RINGSTORE_URL: ringStoreServer.url };
+    const worker = supervise({
+      name: 'worker',
+      entry: 'workers/main.ts',
+      logFile: path.join(logs, 'worker.log'),
+      killAfterMs: 20_000,
+      env: {
+        ...temporalEnv,
+        ...ringEnv,
+        RINGMASTER_PLATFORM: 'local',
+        RINGMASTER_AGENT_URL: agent.url,
+        RINGMASTER_AGENT_TOKEN: secrets.agentToken,
+        RINGMASTER_DATA_FOLDER: dataFolder,
+      },
+      isReady: async () => (await readFile(path.join(logs, 'worker.log'), 'utf8').catch(() => '')).includes('worker running'),
+    });
+    stops.push(() => worker.stop());
+
+    const apiPort = options.apiPort ?? (await freePort());
+    const apiUrl = `http://127.0.0.1:${apiPort}`;
+    const apiProcess = supervise({
+      name: 'api',
+      entry: 'api/main.ts',
+      logFile: path.join(logs, 'api.log'),
+      env: { ...temporalEnv, ...ringEnv, RINGMASTER_API_PORT: String(apiPort), RINGMASTER_API_TOKEN: secrets.apiToken },
+      isReady: () => answers(`${apiUrl}/v1/health`),
+    });
+    stops.push(() => apiProcess.stop());
+
+    const routers: Supervised[] = [];
+    const routerUrls: string[] = [];
+    for (let n = 0; n < (options.routers ?? 1); n += 1) {
+      const port = n === 0 && options.routerPort ? options.routerPort : await freePort();
+      const url = `http://127.0.0.1:${port}`;
+      const router = supervise({
+        name: `router-${n}`,
+        entry: 'router/main.ts',
+        logFile: path.join(logs, `router-${n}.log`),
+        env: {
+          ...ringEnv,
+          RINGMASTER_CLUSTER: clusterId,
+          RINGMASTER_ROUTER_PORT: String(port),
+          RINGMASTER_ROUTER_RING_FILE: path.join(dataFolder, `router-${n}.ring.json`),
+        },
+        isReady: () => answers(`${url}/ready`),
+      });
+      stops.push(() => router.stop());
+      routers.push(router);
+      routerUrls.push(url);
+    }
+    await all([worker, apiProcess, ...routers].map((process) => process.ready()));
+
+    return {
+      clusterId,
+      dataFolder,
+      writeKey: secrets.writeKey,
+      routerUrls,
+      api: { url: apiUrl, token: secrets.apiToken },
+      temporal,
+      ringStore,
+      ringStoreServer,
+      platform,
+      worker,
+      routers,
+      apiProcess,
+      logFiles: () => ({
+        // Nodes that were removed meanwhile left their logs: the report reads them too.
+        nodes: nodeNames(64).map((node) => path.join(agent.logs, `${node}.log`)),
+        routers: routers.map((router) => router.logFile),
+        worker: worker.logFile,
+        api: apiProcess.logFile,
+      }),
+      stop,
+    };
+  } catch (error) {
+    await stop();
+    throw error;
+  }
+}
+
+/** As Promise.all, but waits for all of them before it throws: what started late must be known to be stopped. */
+async function all<const T extends readonly Promise<unknown>[]>(promises: T): Promise<{ -readonly [K in keyof T]: Awaited<T[K]> }> {
+  const settled = await Promise.allSettled(promises);
+  for (const one of settled) if (one.status === 'rejected') throw one.reason;
+  return settled.map((one) => (one as PromiseFulfilledResult<unknown>).value) as { -readonly [K in keyof T]: Awaited<T[K]> };
+}
+
+async function startAgent(options: StackOptions, clusterId: string, secrets: Secrets, ringStoreUrl: string, logs: string): Promise<{ process: Supervised; url: string; logs: string }> {
+  const { dataFolder } = options;
+  const nodeConfigFile = path.join(dataFolder, 'node-config.json');
+  const destination = { id: 'demo', url: options.destinationUrl, timeoutMs: options.deliveryTimeoutMs ?? 10_000, maxInFlight: options.deliveriesMax ?? 64 };
+  await writePrivate(nodeConfigFile, { workspaceId: 'demo', sources: [{ writeKey: secrets.writeKey, sourceId: 'demo', destinations: [destination] }] });
+  const platformFolder = path.join(dataFolder, 'platform');
+  const port = await freePort();
+  const config = {
+    cluster: clusterId,
+    token: secrets.agentToken,
+    port,
+    dataFolder: platformFolder,
+    ringStoreUrl,
+    nodeConfigFile,
+    faults: options.faults ?? false,
+  };
+  const configFile = path.join(dataFolder, 'agent.json');
+  await writePrivate(configFile, config);
+  const url = `http://127.0.0.1:${port}`;
+  const process = supervise({
+    name: 'agent',
+    entry: 'platform/local/agent-main.ts',
+    logFile: path.join(logs, 'agent.log'),
+    killAfterMs: 40_000, // it ends its nodes first
+    env: { RINGMASTER_AGENT_CONFIG: configFile },
+    isReady: () => answers(`${url}/v1/nodes`, secrets.agentToken),
+  });
+  await process.ready();
+  return { process, url, logs: path.join(platformFolder, 'logs') };
+}
+
+async function factsOf(platform: Stack['platform'], node: string): Promise<NodeFacts> {
+  const endpoints = await platform.ensureNode(node);
+  const control = createNodeControl(endpoints);
+  for (;;) {
+    const status = await control.status().catch(() => null);
+    if (status) return { node, databaseId: status.databaseId, url: endpoints.url };
+    await sleep(50);
+  }
+}
+
+async function answers(url: string, token?: string): Promise<boolean> {
+  try {
+    const response = await fetch(url, { headers: token ? { authorization: `Bearer ${token}` } : {}, signal: AbortSignal.timeout(2_000) });
+    await response.body?.cancel();
+    return response.ok;
+  } catch {
+    return false;
+  }
+}
+
+async function ownSecrets(file: string): Promise<Secrets> {
+  const saved = await readFile(file, 'utf8').catch(() => null);
+  if (saved !== null) return JSON.parse(saved) as Secrets;
+  const token = (): string => randomBytes(24).toString('base64url');
+  const secrets = { agentToken: token(), apiToken: token(), writeKey: token() };
+  await writePrivate(file, secrets);
+  return secrets;
+}
+
+async function writePrivate(file: string, value: unknown): Promise<void> {
+  await writeFile(`${file}.new`, JSON.stringify(value, null, 2), { mode: 0o600 });
+  await rename(`${file}.new`, file);
+}

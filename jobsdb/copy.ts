@@ -1,0 +1,378 @@
+/**
+ * The Jobs DB migrator: copies what is pending of some partitions from one node's database to another's, in passes, while the source goes on
+ * taking in and delivering. Rows go by binary COPY from server to server, streamed; none is parsed or kept here.
+ *
+ * What holds:
+ *   C1 rows and ledger commit together at the target, in transactions that hold the import's token row: an older attempt can write nothing
+ *      once a newer one has prepared, and a retry goes on after the last commit.
+ *   C2 within a pass `new id = old id + constant`; blocks of later passes lie above those of earlier ones: the order of ids is the source's.
+ *   C3 a pass reads one snapshot, taken after its marks and after all transactions that were then writing have ended:
+ *      a row with a lower id is in it, or has a higher id than the mark and comes with the next pass.
+ *   C4 every chunk's content is compared by digest in both databases before its transaction commits.
+ */
+import { setTimeout as delay } from 'node:timers/promises';
+import { pipeline } from 'node:stream/promises';
+import pg from 'pg';
+import { from as copyFrom, to as copyTo } from 'pg-copy-streams';
+import { CodedError } from '../kit/errors.ts';
+import type { MoveProof } from '../ring/events.ts';
+import type { PartitionIndex } from '../ring/partition.ts';
+import { holdToken, type ImportDatasets } from './imports.ts';
+import * as sql from './sql/copy.ts';
+import { jobsTable, quoteLiteral, statusTable } from './sql/datasets.ts';
+import { lockClass, type Prefix } from './sql/schema.ts';
+import { attachedDatasets, partitionIdsIn } from './stale.ts';
+
+/** Rows in one chunk: one transaction at the target, the unit of resuming. About 5 MB of RudderStack events. */
+export const CHUNK_ROWS_MAX = 10_000;
+/** How long a pass waits for transactions that were writing when it took its mark. */
+const WRITERS_WAIT_MS_MAX = 60_000;
+const WRITERS_POLL_MS = 2;
+
+export interface CopyJob {
+  readonly source: pg.Pool;
+  readonly target: pg.Pool;
+  readonly move: string;
+  readonly token: number;
+  readonly partitions: readonly PartitionIndex[];
+  readonly datasets: ImportDatasets['datasets'];
+  readonly chunkRowsMax?: number;
+  readonly signal?: AbortSignal;
+  /** Called after every chunk with the rows written since the last call. */
+  readonly onRows?: (rows: number) => void;
+}
+
+export interface PassResult {
+  readonly pass: number;
+  /** Job rows, status rows and messageIds that this pass wrote. */
+  readonly jobs: number;
+  readonly statuses: number;
+  readonly messageIds: number;
+}
+
+interface PrefixMarks {
+  readonly after: number;
+  readonly upTo: number;
+  readonly constant: number;
+  /** Source dataset → the highest status id given when the mark was taken. */
+  readonly statusUpTo: Readonly<Record<string, number>>;
+}
+interface Marks {
+  readonly prefixes: Readonly<Record<string, PrefixMarks>>;
+  readonly messageIdsUpTo: number;
+}
+interface Pass {
+  readonly pass: number;
+  readonly marks: Marks;
+  readonly done: boolean;
+}
+
+/** Runs the next pass, or finishes one that an earlier attempt has begun. Throws STALE_TOKEN, COPY_DIFFERS; anything else is weather. */
+export async function copyPass(job: CopyJob): Promise<PassResult> {
+  return withClient(job.source, (source) => withClient(job.target, (target) => runPass(job, source, target)));
+}
+
+async function runPass(job: CopyJob, source: pg.PoolClient, target: pg.PoolClient): Promise<PassResult> {
+  const passes = await readPasses(target, job.move);
+  const begun = passes.at(-1);
+  const resumed = begun && !begun.done ? begun : null;
+  const earlier = resumed ? passes.slice(0, -1) : passes;
+
+  // C3: status marks before job marks (inside readMarks), then the wait, then the snapshot.
+  const taken = await readMarks(source, job);
+  await waitForWriters(source, taken.relations, job.signal);
+  await source.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
+  try {
+    const datasets = await sourceDatasets(source, job);
+    const pass = resumed ?? (await beginPass(job, source, target, datasets, earlier, taken));
+    const all = [...earlier, pass];
+    let jobs = 0;
+    let statuses = 0;
+    for (const { prefix, dataset } of job.datasets) {
+      const mine = datasets.filter((other) => other.prefix === prefix);
+      jobs += await copyJobs(job, source, target, pass, prefix, dataset, mine);
+      statuses += await copyStatuses(job, source, target, all, prefix, dataset, mine);
+    }
+    const messageIds = await copyMessageIds(job, source, target, earlier.at(-1)?.marks.messageIdsUpTo ?? 0);
+    await inImport(job, target, (client) =>
+      client.query('UPDATE ringmaster.import_passes SET done = true WHERE move = $1 AND pass = $2', [job.move, pass.pass]),
+    );
+    return { pass: pass.pass, jobs, statuses, messageIds };
+  } finally {
+    await source.query('ROLLBACK');
+  }
+}
+
+// ---- marks
+
+async function readPasses(target: pg.ClientBase, move: string): Promise<Pass[]> {
+  return (await target.query<Pass>('SELECT pass, marks, done FROM ringmaster.import_passes WHERE move = $1 ORDER BY pass', [move])).rows;
+}
+
+interface Taken {
+  readonly jobIds: Readonly<Record<string, number>>;
+  readonly statusIds: Readonly<Record<string, Readonly<Record<string, number>>>>;
+  readonly messageIds: number;
+  readonly relations: readonly string[];
+}
+
+async function readMarks(source: pg.ClientBase, job: CopyJob): Promise<Taken> {
+  const attached = await attachedDatasets(source);
+  const relations = ['ringmaster.message_ids', 'ringmaster.message_ids_seq_seq'];
+  const statusIds: Record<string, Record<string, number>> = {};
+  for (const { prefix, dataset } of attached) {
+    const sequence = `${statusTable(prefix, dataset).slice(0, -1)}_id_seq"`;
+    (statusIds[prefix] ??= {})[dataset] = await numberOf(source, sql.lastGiven(sequence));
+    relations.push(jobsTable(prefix, dataset), statusTable(prefix, dataset), sequence);
+  }
+  const jobIds: Record<string, number> = {};
+  for (const { prefix } of job.datasets) {
+    const sequence = `ringmaster.${prefix}_job_id`;
+    jobIds[prefix] = await numberOf(source, sql.lastGiven(sequence));
+    relations.push(sequence);
+  }
+  return { jobIds, statusIds, messageIds: await numberOf(source, sql.lastGiven('ringmaster.message_ids_seq_seq')), relations };
+}
+
+/** As CREATE INDEX CONCURRENTLY does: waits for the transactions that hold a writer's lock now, not for those that come later. */
+async function waitForWriters(source: pg.ClientBase, relations: readonly string[], signal?: AbortSignal): Promise<void> {
+  const writers = async (): Promise<Set<string>> => new Set((await source.query<{ id: string }>(sql.selectWriters(relations))).rows.map((row) => row.id));
+  const deadline = performance.now() + WRITERS_WAIT_MS_MAX;
+  let left = await writers();
+  while (left.size > 0) {
+    signal?.throwIfAborted();
+    if (performance.now() > deadline) throw new Error(`${left.size} transactions at the source have been writing for over ${WRITERS_WAIT_MS_MAX} ms`);
+    await delay(WRITERS_POLL_MS);
+    const still = await writers();
+    left = new Set([...left].filter((id) => still.has(id)));
+  }
+}
+
+/** Reserves blocks of ids at the target and writes down the pass, in one transaction. */
+async function beginPass(
+  job: CopyJob,
+  source: pg.ClientBase,
+  target: pg.ClientBase,
+  datasets: readonly sql.SourceDataset[],
+  earlier: readonly Pass[],
+  taken: Taken,
+): Promise<Pass> {
+  const last = earlier.at(-1)?.marks;
+  const spans: { prefix: Prefix; after: number; upTo: number }[] = [];
+  for (const { prefix } of job.datasets) {
+    const upTo = taken.jobIds[prefix]!;
+    const after = last ? last.prefixes[prefix]!.upTo : await lowestPending(source, datasets, prefix, upTo);
+    spans.push({ prefix, after, upTo });
+  }
+  const pass = (earlier.at(-1)?.pass ?? 0) + 1;
+  return inImport(job, target, async (client) => {
+    const marks: Record<string, PrefixMarks> = {};
+    // Whoever draws job ids holds this lock shared until its commit: nothing can fall into the block.
+    await client.query(`SELECT pg_advisory_xact_lock(${lockClass.jobIds}, 0)`);
+    for (const { prefix, after, upTo } of spans) {
+      const sequence = `ringmaster.${prefix}_job_id`;
+      const given = await numberOf(client, sql.lastGiven(sequence));
+      if (upTo > after) await client.query(`SELECT setval(${quoteLiteral(sequence)}, $1)`, [given + (upTo - after)]);
+      marks[prefix] = { after, upTo, constant: given - after, statusUpTo: taken.statusIds[prefix] ?? {} };
+    }
+    const begun: Pass = { pass, marks: { prefixes: marks, messageIdsUpTo: taken.messageIds }, done: false };
+    await client.query('INSERT INTO ringmaster.import_passes (move, pass, marks) VALUES ($1, $2, $3)', [job.move, pass, JSON.stringify(begun.marks)]);
+    return begun;
+  });
+}
+
+async function lowestPending(source: pg.ClientBase, datasets: readonly sql.SourceDataset[], prefix: string, upTo: number): Promise<number> {
+  const found = await source.query<{ lowest: string | null }>(sql.selectLowestPending(datasets.filter((other) => other.prefix === prefix), upTo));
+  const lowest = found.rows[0]?.lowest;
+  return lowest === null || lowest === undefined ? upTo : Number(lowest) - 1;
+}
+
+async function sourceDatasets(source: pg.ClientBase, job: CopyJob): Promise<sql.SourceDataset[]> {
+  const wanted = new Set(job.partitions);
+  const datasets: sql.SourceDataset[] = [];
+  for (const dataset of await attachedDatasets(source)) {
+    const partitionIds = await partitionIdsIn(source, dataset, wanted);
+    if (partitionIds.length > 0) datasets.push({ prefix: dataset.prefix, dataset: dataset.dataset, partitionIds });
+  }
+  return datasets;
+}
+
+// ---- rows
+
+async function copyJobs(
+  job: CopyJob,
+  source: pg.ClientBase,
+  target: pg.PoolClient,
+  { pass, marks }: Pass,
+  prefix: Prefix,
+  dataset: number,
+  datasets: readonly sql.SourceDataset[],
+): Promise<number> {
+  const { upTo, constant, after: first } = marks.prefixes[prefix]!;
+  const done = await target.query<{ up_to: string | null }>(
+    'SELECT max(up_to_id)::text AS up_to FROM ringmaster.import_chunks WHERE move = $1 AND prefix = $2 AND pass = $3',
+    [job.move, prefix, pass],
+  );
+  let after = Number(done.rows[0]?.up_to ?? first);
+  let rows = 0;
+  while (after < upTo && datasets.length > 0) {
+    job.signal?.throwIfAborted();
+    const end = await source.query<{ up_to: string | null; row_count: string }>(sql.selectChunkEnd(datasets, after, upTo, job.chunkRowsMax ?? CHUNK_ROWS_MAX));
+    if (end.rows[0]!.up_to === null) break;
+    const range = { after, upTo: Number(end.rows[0]!.up_to), constant };
+    await inImport(job, target, (client) => copyChunk(job, source, client, { prefix, dataset, pass, range, datasets }));
+    rows += Number(end.rows[0]!.row_count);
+    job.onRows?.(Number(end.rows[0]!.row_count));
+    after = range.upTo;
+  }
+  return rows;
+}
+
+async function copyChunk(
+  job: CopyJob,
+  source: pg.ClientBase,
+  target: pg.ClientBase,
+  chunk: { prefix: Prefix; dataset: number; pass: number; range: sql.IdRange; datasets: readonly sql.SourceDataset[] },
+): Promise<void> {
+  const { prefix, dataset, pass, range, datasets } = chunk;
+  await pipe(source, sql.copyJobsOut(datasets, range), target, sql.copyJobsIn(prefix, dataset), job.signal);
+  type Digest = { row_count: string; digest: string };
+  const [out, into] = await Promise.all([
+    source.query<Digest>(sql.digestJobsOut(datasets, range)),
+    target.query<Digest>(sql.digestJobsIn(prefix, dataset, range)),
+  ]);
+  const [sent, written] = [out.rows[0]!, into.rows[0]!];
+  if (sent.row_count !== written.row_count || sent.digest !== written.digest) {
+    throw new CodedError('COPY_DIFFERS', `${job.move}: ${prefix} jobs ${range.after + 1} to ${range.upTo} differ at the target`, { prefix, range, sent, written });
+  }
+  await target.query(
+    'INSERT INTO ringmaster.import_chunks (move, prefix, pass, after_id, up_to_id, row_count, digest) VALUES ($1, $2, $3, $4, $5, $6, $7)',
+    [job.move, prefix, pass, range.after, range.upTo, written.row_count, written.digest],
+  );
+}
+
+async function copyStatuses(
+  job: CopyJob,
+  source: pg.ClientBase,
+  target: pg.PoolClient,
+  passes: readonly Pass[],
+  prefix: Prefix,
+  dataset: number,
+  datasets: readonly sql.SourceDataset[],
+): Promise<number> {
+  const ranges = rangesOf(passes, prefix);
+  const before = passes.at(-2)?.marks.prefixes[prefix]?.statusUpTo;
+  let written = 0;
+  for (const from of datasets) {
+    // A dataset that the last pass did not know was attached since: it has nothing older.
+    const statement = before ? sql.copyNewStatusesOut(from, ranges, before[from.dataset] ?? 0) : sql.copyPendingStatusesOut(from, ranges);
+    written += await inImport(job, target, async (client) => {
+      await client.query(sql.makeIncomingStatuses(prefix, dataset));
+      await pipe(source, statement, client, sql.copyStatusesIn, job.signal);
+      return (await client.query(sql.takeStatuses(prefix, dataset))).rowCount ?? 0;
+    });
+  }
+  return written;
+}
+
+async function copyMessageIds(job: CopyJob, source: pg.ClientBase, target: pg.PoolClient, after: number): Promise<number> {
+  return inImport(job, target, async (client) => {
+    await client.query(sql.makeIncomingMessageIds);
+    await pipe(source, sql.copyMessageIdsOut(job.partitions, after), client, sql.copyMessageIdsIn, job.signal);
+    return (await client.query(sql.takeMessageIds)).rowCount ?? 0;
+  });
+}
+
+function rangesOf(passes: readonly Pass[], prefix: Prefix): sql.IdRange[] {
+  return passes.map(({ marks }) => {
+    const { after, upTo, constant } = marks.prefixes[prefix]!;
+    return { after, upTo, constant };
+  });
+}
+
+// ---- verification
+
+/**
+ * Compares the pending sets of both sides: ids, content that can change (state, attempt), whose they are, and the order of ids (C2).
+ * To be called when the source is fenced and the last pass has run. Throws VERIFY_MISMATCH.
+ */
+export async function verifyPending(job: CopyJob): Promise<MoveProof> {
+  return withClient(job.source, (source) =>
+    withClient(job.target, async (target) => {
+      const passes = await readPasses(target, job.move);
+      const datasets = await sourceDatasets(source, job);
+      const proofs: MoveProof['prefixes'][number][] = [];
+      for (const { prefix, dataset } of job.datasets) {
+        const ranges = rangesOf(passes, prefix);
+        assertAscending(job.move, prefix, ranges);
+        type Digest = { pending: string; digest: string };
+        const [here, there] = await Promise.all([
+          source.query<Digest>(sql.digestPendingAtSource(datasets.filter((other) => other.prefix === prefix))),
+          target.query<Digest>(sql.digestPendingAtTarget(prefix, dataset, ranges)),
+        ]);
+        const [sent, imported] = [here.rows[0]!, there.rows[0]!];
+        if (sent.pending !== imported.pending || sent.digest !== imported.digest) {
+          throw new CodedError('VERIFY_MISMATCH', `${job.move}: ${sent.pending} ${prefix} jobs are pending at the source, ${imported.pending} at the target, or their states differ`, {
+            prefix,
+            source: sent,
+            target: imported,
+          });
+        }
+        proofs.push({ prefix, pending: Number(sent.pending), digest: sent.digest });
+      }
+      const copied = await numberOf(target, `(SELECT coalesce(sum(row_count), 0) FROM ringmaster.import_chunks WHERE move = ${quoteLiteral(job.move)})`);
+      return { jobsPending: proofs.reduce((sum, proof) => sum + proof.pending, 0), jobsCopied: copied, prefixes: proofs };
+    }),
+  );
+}
+
+function assertAscending(move: string, prefix: string, ranges: readonly sql.IdRange[]): void {
+  for (let i = 1; i < ranges.length; i += 1) {
+    const [before, next] = [ranges[i - 1]!, ranges[i]!];
+    if (next.after < before.upTo || next.after + next.constant < before.upTo + before.constant) {
+      throw new CodedError('VERIFY_MISMATCH', `${move}: the ids of ${prefix} pass ${i + 1} do not follow those of pass ${i}`);
+    }
+  }
+}
+
+// ---- plumbing
+
+/** A transaction at the target that begins with the token (C1). */
+async function inImport<T>(job: CopyJob, target: pg.ClientBase, write: (client: pg.ClientBase) => Promise<T>): Promise<T> {
+  await target.query('BEGIN');
+  try {
+    await holdToken(target, job.move, job.token);
+    const result = await write(target);
+    await target.query('COMMIT');
+    return result;
+  } catch (error) {
+    await target.query('ROLLBACK').catch(() => undefined);
+    throw error;
+  }
+}
+
+async function pipe(source: pg.ClientBase, out: string, target: pg.ClientBase, into: string, signal?: AbortSignal): Promise<void> {
+  const reading = source.query(copyTo(out));
+  const writing = target.query(copyFrom(into));
+  await pipeline(reading, writing, ...(signal ? [{ signal }] : []));
+}
+
+async function numberOf(client: pg.ClientBase, expression: string): Promise<number> {
+  const value = Number((await client.query<{ n: string }>(`SELECT ${expression}::text AS n`)).rows[0]!.n);
+  if (!Number.isSafeInteger(value)) throw new Error(`${expression} is ${value}`);
+  return value;
+}
+
+async function withClient<T>(pool: pg.Pool, use: (client: pg.PoolClient) => Promise<T>): Promise<T> {
+  const client = await pool.connect();
+  let failed: unknown;
+  try {
+    return await use(client);
+  } catch (error) {
+    failed = error;
+    throw error;
+  } finally {
+    // After an error a COPY may still be under way: such a connection is closed, not used again.
+    client.release(failed !== undefined);
+  }
+}

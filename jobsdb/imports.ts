@@ -1,0 +1,83 @@
+/**
+ * An import: the copy of a move at its target. Its rows lie in datasets of their own, which nobody reads until they are attached;
+ * its row in `ringmaster.imports` holds the token, and every write locks that row until its commit.
+ */
+import type { ClientBase } from 'pg';
+import type { PartitionIndex } from '../ring/partition.ts';
+import { CodedError } from '../kit/errors.ts';
+import { jobsTable, quoteLiteral, statusTable } from './sql/datasets.ts';
+import { type Prefix, prefixes } from './sql/schema.ts';
+
+export interface ImportDatasets {
+  readonly datasets: readonly { readonly prefix: Prefix; readonly dataset: number }[];
+}
+
+/** Moves whose unattached copies hold any of these partitions. */
+export async function importsOf(client: ClientBase, partitions: readonly PartitionIndex[]): Promise<string[]> {
+  const moves = await client.query<{ move: string }>(
+    `SELECT i.move FROM ringmaster.imports AS i
+     WHERE i.partitions && $1::integer[] AND EXISTS (SELECT FROM ringmaster.datasets AS d WHERE d.move = i.move AND NOT d.attached)`,
+    [partitions],
+  );
+  return moves.rows.map((row) => row.move);
+}
+
+/**
+ * Raises the token of the import to `token`, which waits for an older attempt's open write; makes the import where it isn't there, after `beforeFirst`.
+ * Throws STALE_TOKEN where a newer attempt was here.
+ */
+export async function ensureImport(
+  client: ClientBase,
+  move: string,
+  token: number,
+  partitions: readonly PartitionIndex[],
+  beforeFirst: () => Promise<unknown>,
+): Promise<ImportDatasets> {
+  const known = await client.query<{ token: string }>('SELECT token::text FROM ringmaster.imports WHERE move = $1 FOR UPDATE', [move]);
+  if (known.rows[0]) {
+    if (Number(known.rows[0].token) > token) throw staleToken(move, Number(known.rows[0].token), token);
+    await client.query('UPDATE ringmaster.imports SET token = $2 WHERE move = $1', [move, token]);
+    const datasets = await client.query<{ prefix: Prefix; dataset: number }>('SELECT prefix, dataset FROM ringmaster.datasets WHERE move = $1 ORDER BY prefix', [move]);
+    return { datasets: datasets.rows };
+  }
+  await beforeFirst();
+  await client.query('INSERT INTO ringmaster.imports (move, token, partitions) VALUES ($1, $2, $3)', [move, token, partitions]);
+  const datasets: { prefix: Prefix; dataset: number }[] = [];
+  for (const prefix of prefixes) {
+    const added = await client.query<{ dataset: number }>('SELECT ringmaster.add_dataset($1, $2) AS dataset', [prefix, move]);
+    datasets.push({ prefix, dataset: added.rows[0]!.dataset });
+  }
+  return { datasets };
+}
+
+/** Locks the import's row until the transaction ends. Throws STALE_TOKEN, also where the import is gone. Every write at the target begins with it. */
+export async function holdToken(client: ClientBase, move: string, token: number): Promise<void> {
+  const held = await client.query<{ token: string }>('SELECT token::text FROM ringmaster.imports WHERE move = $1 FOR SHARE', [move]);
+  if (Number(held.rows[0]?.token) !== token) throw staleToken(move, held.rows[0] ? Number(held.rows[0].token) : null, token);
+}
+
+/** Makes an import part of the node: to be called in the transaction that opens its partitions. Repeatable. */
+export async function attachImport(client: ClientBase, move: string): Promise<void> {
+  const attached = await client.query<{ prefix: Prefix; dataset: number }>(
+    'UPDATE ringmaster.datasets SET attached = true WHERE move = $1 RETURNING prefix, dataset',
+    [move],
+  );
+  if (attached.rows.length === 0) {
+    throw new CodedError('NODE_IMPORT_MISSING', `${move} was handed over to this node, whose database has no copy of it: is it an older one?`, { move });
+  }
+  for (const { prefix, dataset } of attached.rows) {
+    // Imported statuses keep their source ids; what this node adds must come after them, as the highest id is a job's state.
+    const table = statusTable(prefix, dataset);
+    await client.query(`SELECT setval(pg_get_serial_sequence(${quoteLiteral(table)}, 'id'), coalesce(max(id), 0) + 1, false) FROM ${table}`);
+    await client.query(`ANALYZE ${jobsTable(prefix, dataset)}`);
+  }
+}
+
+/** Forgets the ledgers of moves that are done. Their datasets stay. */
+export async function forgetLedgers(client: ClientBase, moves: readonly string[]): Promise<void> {
+  await client.query('DELETE FROM ringmaster.imports WHERE move = ANY ($1)', [moves]);
+}
+
+function staleToken(move: string, held: number | null, token: number): CodedError {
+  return new CodedError('STALE_TOKEN', `the import of ${move} is ${held === null ? 'gone' : `held by token ${held}`}, not ${token}`, { move, held, token });
+}

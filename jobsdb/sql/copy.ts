@@ -1,0 +1,128 @@
+/** Statements of the copy: what is read at the source, where it is written at the target, and the digests of both. Text, as COPY takes no parameters. */
+import { jobsTable, quoteLiteral, quoteTextArray, statusTable } from './datasets.ts';
+import { isPending, lastStatus } from './pending.ts';
+import { jobColumns, statusColumns } from './schema.ts';
+
+/** A dataset at the source, with the partition ids in it that are being moved. */
+export interface SourceDataset {
+  readonly prefix: string;
+  readonly dataset: number;
+  readonly partitionIds: readonly string[];
+}
+
+/** Ids `after < id <= upTo` at the source become `id + constant` at the target. */
+export interface IdRange {
+  readonly after: number;
+  readonly upTo: number;
+  readonly constant: number;
+}
+
+const jobList = (alias: string): string => jobColumns.map((column) => `${alias}.${column}`).join(', ');
+
+/** Pending jobs with `after < job_id <= upTo` over several datasets, with state and attempt of their last status. */
+export function pendingBetween(datasets: readonly SourceDataset[], after: number, upTo: number | null): string {
+  const parts = datasets.map(
+    ({ prefix, dataset, partitionIds }) => `
+    SELECT ${jobList('j')}, s.job_state, s.attempt
+    FROM ${jobsTable(prefix, dataset)} AS j ${lastStatus(prefix, dataset)}
+    WHERE j.partition_id = ANY (${quoteTextArray(partitionIds)}) AND j.job_id > ${after} ${upTo === null ? '' : `AND j.job_id <= ${upTo}`} AND ${isPending}`,
+  );
+  return parts.length > 0 ? `(${parts.join(' UNION ALL ')})` : `(SELECT ${jobColumns.map((c) => `NULL AS ${c}`).join(', ')}, NULL AS job_state, NULL AS attempt WHERE false)`;
+}
+
+export const selectLowestPending = (datasets: readonly SourceDataset[], upTo: number): string =>
+  `SELECT min(p.job_id)::text AS lowest FROM ${pendingBetween(datasets, 0, upTo)} AS p`;
+
+/** Where a chunk of at most `rowsMax` rows ends, and how many it has. */
+export const selectChunkEnd = (datasets: readonly SourceDataset[], after: number, upTo: number, rowsMax: number): string => `
+  SELECT max(c.job_id)::text AS up_to, count(*)::text AS row_count
+  FROM (SELECT p.job_id FROM ${pendingBetween(datasets, after, upTo)} AS p ORDER BY p.job_id LIMIT ${rowsMax}) AS c`;
+
+export const copyJobsOut = (datasets: readonly SourceDataset[], { after, upTo, constant }: IdRange): string => `
+  COPY (SELECT p.job_id + ${constant}, ${jobColumns.slice(1).map((column) => `p.${column}`).join(', ')}
+        FROM ${pendingBetween(datasets, after, upTo)} AS p ORDER BY p.job_id) TO STDOUT (FORMAT binary)`;
+
+export const copyJobsIn = (prefix: string, dataset: number): string =>
+  `COPY ${jobsTable(prefix, dataset)} (${jobColumns.join(', ')}) FROM STDIN (FORMAT binary)`;
+
+/** A job row's content as a number; `id` is its id at the source. Sums of it do not depend on the order of rows. */
+const contentHash = (alias: string, id: string): string => {
+  const [, ...rest] = jobColumns;
+  const text = rest.map((column) =>
+    column === 'created_at' || column === 'expire_at' ? `extract(epoch FROM ${alias}.${column})::text` : `coalesce(${alias}.${column}::text, '')`,
+  );
+  return `hashtextextended(concat_ws(E'\\x1f', (${id})::text, ${text.join(', ')}), 0)::numeric`;
+};
+
+export const digestJobsOut = (datasets: readonly SourceDataset[], { after, upTo }: IdRange): string =>
+  `SELECT count(*)::text AS row_count, coalesce(sum(${contentHash('p', 'p.job_id')}), 0)::text AS digest FROM ${pendingBetween(datasets, after, upTo)} AS p`;
+
+export const digestJobsIn = (prefix: string, dataset: number, { after, upTo, constant }: IdRange): string => `
+  SELECT count(*)::text AS row_count, coalesce(sum(${contentHash('j', `j.job_id - ${constant}`)}), 0)::text AS digest
+  FROM ${jobsTable(prefix, dataset)} AS j WHERE j.job_id > ${after + constant} AND j.job_id <= ${upTo + constant}`;
+
+const ranges = (list: readonly IdRange[]): string =>
+  `(VALUES ${list.map((range) => `(${range.after}::bigint, ${range.upTo}::bigint, ${range.constant}::bigint)`).join(', ')}) AS r (after_id, up_to_id, constant)`;
+
+const statusList = (alias: string): string =>
+  statusColumns.map((column) => (column === 'job_id' ? `${alias}.job_id + r.constant` : `${alias}.${column}`)).join(', ');
+
+/** First pass: the last status of every pending job that has one. */
+export const copyPendingStatusesOut = (source: SourceDataset, list: readonly IdRange[]): string => `
+  COPY (SELECT ${statusList('s')}
+        FROM ${jobsTable(source.prefix, source.dataset)} AS j ${lastStatus(source.prefix, source.dataset)}
+        JOIN ${ranges(list)} ON j.job_id > r.after_id AND j.job_id <= r.up_to_id
+        WHERE j.partition_id = ANY (${quoteTextArray(source.partitionIds)}) AND s.job_id IS NOT NULL AND ${isPending}) TO STDOUT (FORMAT binary)`;
+
+/** Later passes: the last of the statuses that came after `afterStatus`, terminal ones too, for jobs in the ranges that were copied. */
+export const copyNewStatusesOut = (source: SourceDataset, list: readonly IdRange[], afterStatus: number): string => `
+  COPY (SELECT DISTINCT ON (s.job_id) ${statusList('s')}
+        FROM ${statusTable(source.prefix, source.dataset)} AS s
+        JOIN ${jobsTable(source.prefix, source.dataset)} AS j ON j.job_id = s.job_id
+        JOIN ${ranges(list)} ON s.job_id > r.after_id AND s.job_id <= r.up_to_id
+        WHERE s.id > ${afterStatus} AND j.partition_id = ANY (${quoteTextArray(source.partitionIds)})
+        ORDER BY s.job_id, s.id DESC) TO STDOUT (FORMAT binary)`;
+
+export const makeIncomingStatuses = (prefix: string, dataset: number): string =>
+  `CREATE TEMP TABLE incoming_statuses (LIKE ${statusTable(prefix, dataset)}) ON COMMIT DROP`;
+export const copyStatusesIn = `COPY incoming_statuses (${statusColumns.join(', ')}) FROM STDIN (FORMAT binary)`;
+/** Statuses keep their source id. One that is here already stays; one of a job that was finished before it could be copied is left out. */
+export const takeStatuses = (prefix: string, dataset: number): string => `
+  INSERT INTO ${statusTable(prefix, dataset)} (${statusColumns.join(', ')})
+  SELECT ${statusColumns.map((column) => `i.${column}`).join(', ')} FROM incoming_statuses AS i
+  WHERE EXISTS (SELECT FROM ${jobsTable(prefix, dataset)} AS j WHERE j.job_id = i.job_id)
+  ON CONFLICT (job_id, id) DO NOTHING`;
+
+export const copyMessageIdsOut = (partitions: readonly number[], after: number): string => `
+  COPY (SELECT partition, message_id, received_at FROM ringmaster.message_ids
+        WHERE partition = ANY ('{${partitions.join(',')}}'::integer[]) AND seq > ${after}) TO STDOUT (FORMAT binary)`;
+export const makeIncomingMessageIds =
+  'CREATE TEMP TABLE incoming_message_ids (partition integer, message_id text, received_at timestamptz) ON COMMIT DROP';
+export const copyMessageIdsIn = 'COPY incoming_message_ids (partition, message_id, received_at) FROM STDIN (FORMAT binary)';
+export const takeMessageIds = `
+  INSERT INTO ringmaster.message_ids (partition, message_id, received_at)
+  SELECT partition, message_id, received_at FROM incoming_message_ids ON CONFLICT DO NOTHING`;
+
+/** What must be equal at the hand-over: which jobs are pending, whose they are, and where each stands. */
+const pendingHash = (id: string): string =>
+  `hashtextextended(concat_ws(E'\\x1f', (${id})::text, p.uuid::text, p.user_id, p.partition_id, coalesce(p.job_state, ''), coalesce(p.attempt, 0)::text), 0)::numeric`;
+
+export const digestPendingAtSource = (datasets: readonly SourceDataset[]): string =>
+  `SELECT count(*)::text AS pending, coalesce(sum(${pendingHash('p.job_id')}), 0)::text AS digest FROM ${pendingBetween(datasets, 0, null)} AS p`;
+
+export const digestPendingAtTarget = (prefix: string, dataset: number, list: readonly IdRange[]): string => `
+  SELECT count(*)::text AS pending, coalesce(sum(${pendingHash('p.job_id - r.constant')}), 0)::text AS digest
+  FROM (SELECT j.*, s.job_state, s.attempt FROM ${jobsTable(prefix, dataset)} AS j ${lastStatus(prefix, dataset)} WHERE ${isPending}) AS p
+  LEFT JOIN ${ranges(list)} ON p.job_id > r.after_id + r.constant AND p.job_id <= r.up_to_id + r.constant`;
+
+/** The highest id that a sequence has given. */
+export const lastGiven = (sequence: string): string =>
+  `(SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END FROM ${sequence})`;
+
+/** Virtual transactions that hold a lock with which rows can be written to these relations. */
+export const selectWriters = (relations: readonly string[]): string => `
+  SELECT DISTINCT virtualtransaction AS id FROM pg_locks
+  WHERE locktype = 'relation' AND granted AND pid <> pg_backend_pid()
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+    AND relation IN (${relations.map((relation) => `${quoteLiteral(relation)}::regclass`).join(', ')})`;

@@ -1,0 +1,52 @@
+/** Reading what is to be delivered, and writing what became of it. All but the reads run inside a transaction that has called `ringmaster.enter`. */
+import { jobsTable, statusTable } from './datasets.ts';
+import { isPending, lastStatus } from './pending.ts';
+
+const pendingRows = (dataset: number, also: string): string => `(
+      SELECT j.job_id, ${dataset} AS dataset, j.user_id, s.job_state, s.attempt, s.retry_time
+      FROM ${jobsTable('rt', dataset)} AS j ${lastStatus('rt', dataset)}
+      WHERE j.partition_id = c.partition_id AND j.job_id > c.after ${also}
+        AND j.parameters ->> 'destination_id' = $5 AND ${isPending}
+      ORDER BY j.job_id LIMIT $4)`;
+
+/** Without payloads: thousands of jobs are remembered, a payload is fetched when its delivery starts. Retry times by this database's clock alone. */
+const selectRows = (datasets: readonly number[], also: string): string => `
+  SELECT c.partition, r.job_id::text, r.dataset, r.user_id,
+    -- One that was executing when a process ended is delivered again under the same attempt.
+    CASE WHEN r.job_state = 'executing' THEN greatest(r.attempt - 1, 0) ELSE coalesce(r.attempt, 0) END AS attempts,
+    greatest(extract(epoch FROM r.retry_time - clock_timestamp()) * 1000, 0)::double precision AS "retryInMs"
+  FROM unnest($1::integer[], $2::text[], $3::bigint[]) AS c (partition, partition_id, after)
+  CROSS JOIN LATERAL (${datasets.map((dataset) => pendingRows(dataset, also)).join(' UNION ALL ')}) AS r
+  ORDER BY r.job_id`;
+
+/**
+ * Pending `rt` jobs of a destination above a cursor for each partition id, ascending: `$1` partitions, `$2` their partition ids, `$3` cursors,
+ * `$4` rows at most for each partition id and dataset, `$5` destination.
+ */
+export const selectUndelivered = (datasets: readonly number[]): string => selectRows(datasets, '');
+
+/** As `selectUndelivered`, for some users (`$6`) only and up to a job id (`$7`). */
+export const selectUndeliveredOfUsers = (datasets: readonly number[]): string =>
+  selectRows(datasets, 'AND j.job_id <= $7 AND j.user_id = ANY ($6::text[])');
+
+/** Marks `$1` (job ids, with attempts `$2`) as executing and gives what is to be sent. */
+export const markExecuting = (dataset: number): string => `
+  WITH marked AS (
+    INSERT INTO ${statusTable('rt', dataset)} (job_id, job_state, attempt, exec_time)
+    SELECT job_id, 'executing', attempt, now() FROM unnest($1::bigint[], $2::smallint[]) AS u (job_id, attempt)
+  )
+  SELECT job_id::text, event_payload::text AS payload, parameters ->> 'message_id' AS "messageId"
+  FROM ${jobsTable('rt', dataset)} WHERE job_id = ANY ($1::bigint[])`;
+
+/** `$1` job ids, `$2` states, `$3` attempts, `$4` milliseconds to the retry or null, `$5` error codes or null, `$6` error responses (JSON). */
+export const insertResults = (dataset: number): string => `
+  INSERT INTO ${statusTable('rt', dataset)} (job_id, job_state, attempt, exec_time, retry_time, error_code, error_response)
+  SELECT job_id, job_state, attempt, now(), now() + retry_ms * interval '1 millisecond', error_code, error_response::jsonb
+  FROM unnest($1::bigint[], $2::text[], $3::smallint[], $4::double precision[], $5::text[], $6::text[])
+    AS u (job_id, job_state, attempt, retry_ms, error_code, error_response)`;
+
+/** Pending jobs of a dataset by destination (null for `gw`), for the metrics. Reads the whole dataset. */
+export const countPendingByDestination = (prefix: string, dataset: number): string => `
+  SELECT j.parameters ->> 'destination_id' AS destination, count(*)::integer AS count
+  FROM ${jobsTable(prefix, dataset)} AS j ${lastStatus(prefix, dataset)}
+  WHERE ${isPending} GROUP BY 1`;

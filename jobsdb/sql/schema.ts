@@ -1,0 +1,217 @@
+/**
+ * RudderStack's JobsDB layout (tables `<prefix>_jobs_<n>` and `<prefix>_job_status_<n>` in `public`), and beside it, in the schema `ringmaster`,
+ * what our node keeps: its identity, the state of each partition, which datasets are attached, what is being imported, the window of messageIds.
+ * Numbered; a migration that has been released is never edited.
+ */
+
+/** Job types of the reference node, in the order in which a user's events pass them. */
+export const prefixes = ['gw', 'rt'] as const;
+export type Prefix = (typeof prefixes)[number];
+
+/** Terminal states end a job; anything else, or no status at all, is pending. */
+export const terminalStates = ['succeeded', 'aborted', 'filtered', 'migrated'] as const;
+
+/** Columns of a jobs table in the order in which they are copied. */
+export const jobColumns = [
+  'job_id',
+  'workspace_id',
+  'uuid',
+  'user_id',
+  'partition_id',
+  'parameters',
+  'custom_val',
+  'event_payload',
+  'event_count',
+  'created_at',
+  'expire_at',
+  'consumers',
+] as const;
+
+/** Columns of a status table in the order in which they are copied. */
+export const statusColumns = [
+  'id',
+  'job_id',
+  'job_state',
+  'attempt',
+  'exec_time',
+  'retry_time',
+  'error_code',
+  'error_response',
+  'parameters',
+  'consumer',
+] as const;
+
+/** Keys of the advisory locks that all transactions of a node share: `pg_advisory_xact_lock(classId, objectId)`. */
+export const lockClass = {
+  /** objectId = partition. Shared: intake, processing, statuses. Exclusive: quiesce, fence, opening, closing. */
+  partition: 0x52_4d_01,
+  /** objectId 0. Shared: every transaction of the node's process. Exclusive: a new process that raises the instance number. */
+  instance: 0x52_4d_02,
+  /** objectId 0. Shared: whoever draws job ids. Exclusive: reserving a block of ids for an import. */
+  jobIds: 0x52_4d_03,
+} as const;
+
+const initial = `
+CREATE SCHEMA ringmaster;
+
+CREATE TABLE ringmaster.node (
+  one boolean PRIMARY KEY DEFAULT true CHECK (one),
+  database_id uuid NOT NULL DEFAULT gen_random_uuid(),
+  instance bigint NOT NULL DEFAULT 0,
+  folded_version bigint NOT NULL DEFAULT 0,
+  folded_hash text NOT NULL DEFAULT '',
+  settled_version bigint NOT NULL DEFAULT 0
+);
+INSERT INTO ringmaster.node DEFAULT VALUES;
+COMMENT ON COLUMN ringmaster.node.instance IS 'raised by each process at its start; every transaction checks it';
+
+CREATE TABLE ringmaster.partitions (
+  partition integer PRIMARY KEY,
+  state text NOT NULL CHECK (state IN ('closed', 'open', 'paused', 'fenced')),
+  token bigint NOT NULL,
+  move text,
+  CHECK ((state IN ('paused', 'fenced')) = (move IS NOT NULL))
+);
+COMMENT ON COLUMN ringmaster.partitions.token IS 'log position at which this state was set: nothing is derived from an earlier one';
+
+CREATE SEQUENCE ringmaster.gw_job_id;
+CREATE SEQUENCE ringmaster.rt_job_id;
+
+CREATE TABLE ringmaster.datasets (
+  prefix text NOT NULL,
+  dataset integer NOT NULL,
+  -- NULL: what this node took in. Otherwise: the import of that move, invisible until it is attached.
+  move text,
+  attached boolean NOT NULL,
+  PRIMARY KEY (prefix, dataset)
+);
+CREATE INDEX ON ringmaster.datasets (move) WHERE move IS NOT NULL;
+
+CREATE TABLE ringmaster.imports (
+  move text PRIMARY KEY,
+  -- Every write of the import locks this row until its commit: a newer attempt waits for an older one's open write, an older one is refused.
+  token bigint NOT NULL,
+  partitions integer[] NOT NULL,
+  prepared_at timestamptz NOT NULL DEFAULT now()
+);
+
+CREATE TABLE ringmaster.import_passes (
+  move text NOT NULL REFERENCES ringmaster.imports ON DELETE CASCADE,
+  pass integer NOT NULL,
+  -- { "gw": { "after", "upTo", "constant", "statusUpTo": { "<dataset>": id } }, …, "messageIds": { "upTo" } }: new id = old id + constant
+  marks jsonb NOT NULL,
+  done boolean NOT NULL DEFAULT false,
+  PRIMARY KEY (move, pass)
+);
+
+CREATE TABLE ringmaster.import_chunks (
+  move text NOT NULL REFERENCES ringmaster.imports ON DELETE CASCADE,
+  prefix text NOT NULL,
+  pass integer NOT NULL,
+  after_id bigint NOT NULL,
+  up_to_id bigint NOT NULL,
+  row_count bigint NOT NULL,
+  digest numeric NOT NULL,
+  PRIMARY KEY (move, prefix, after_id)
+);
+
+CREATE TABLE ringmaster.message_ids (
+  partition integer NOT NULL,
+  message_id text NOT NULL,
+  seq bigserial NOT NULL,
+  received_at timestamptz NOT NULL DEFAULT now(),
+  PRIMARY KEY (partition, message_id)
+);
+CREATE INDEX ON ringmaster.message_ids (partition, seq);
+CREATE INDEX ON ringmaster.message_ids (received_at);
+
+-- Makes dataset n of a prefix. Ids of all datasets of a prefix come from one sequence, so they are unique in the node.
+CREATE FUNCTION ringmaster.add_dataset(p_prefix text, p_move text) RETURNS integer LANGUAGE plpgsql AS $$
+DECLARE n integer;
+BEGIN
+  PERFORM pg_advisory_xact_lock(hashtextextended('ringmaster.add_dataset.' || p_prefix, 0));
+  SELECT coalesce(max(dataset), 0) + 1 INTO n FROM ringmaster.datasets WHERE prefix = p_prefix;
+  EXECUTE format($ddl$
+    CREATE TABLE public.%1$I (
+      job_id bigint NOT NULL DEFAULT nextval(%4$L::regclass) PRIMARY KEY,
+      workspace_id text NOT NULL DEFAULT '',
+      uuid uuid NOT NULL,
+      user_id text NOT NULL,
+      partition_id text NOT NULL DEFAULT '',
+      parameters jsonb NOT NULL,
+      custom_val varchar(64) NOT NULL,
+      event_payload jsonb NOT NULL,
+      event_count integer NOT NULL DEFAULT 1,
+      created_at timestamptz NOT NULL DEFAULT now(),
+      expire_at timestamptz NOT NULL DEFAULT now(),
+      consumers text[]
+    );
+    CREATE INDEX %3$I ON public.%1$I (partition_id, job_id);
+    CREATE TABLE public.%2$I (
+      id bigserial NOT NULL,
+      job_id bigint NOT NULL,
+      job_state varchar(64) NOT NULL,
+      attempt smallint NOT NULL,
+      exec_time timestamptz,
+      retry_time timestamptz,
+      error_code varchar(32),
+      error_response jsonb NOT NULL DEFAULT '{}',
+      parameters jsonb NOT NULL DEFAULT '{}',
+      consumer text NOT NULL DEFAULT '',
+      PRIMARY KEY (job_id, id)
+    );
+    CREATE INDEX ON public.%2$I (id);
+  $ddl$, p_prefix || '_jobs_' || n, p_prefix || '_job_status_' || n, p_prefix || '_jobs_' || n || '_partition', 'ringmaster.' || p_prefix || '_job_id');
+  INSERT INTO ringmaster.datasets (prefix, dataset, move, attached) VALUES (p_prefix, n, p_move, p_move IS NULL);
+  RETURN n;
+END $$;
+
+SELECT ringmaster.add_dataset('gw', NULL), ringmaster.add_dataset('rt', NULL);
+
+-- What every intake, processing and status transaction calls first: takes the locks, and only then, in a statement with a snapshot of its own,
+-- reads what holds. Raises RM001 in a process that is no longer the node.
+CREATE FUNCTION ringmaster.enter(p_instance bigint, p_partitions integer[])
+RETURNS TABLE (partition integer, state text, move text) LANGUAGE plpgsql AS $$
+DECLARE p integer; current_instance bigint;
+BEGIN
+  PERFORM pg_advisory_xact_lock_shared(${lockClass.instance}, 0);
+  PERFORM pg_advisory_xact_lock_shared(${lockClass.jobIds}, 0);
+  FOR p IN SELECT DISTINCT u FROM unnest(p_partitions) AS u ORDER BY u LOOP
+    PERFORM pg_advisory_xact_lock_shared(${lockClass.partition}, p);
+  END LOOP;
+  SELECT n.instance INTO current_instance FROM ringmaster.node AS n;
+  IF current_instance IS DISTINCT FROM p_instance THEN
+    RAISE EXCEPTION 'instance % is no longer the node, % is', p_instance, current_instance USING ERRCODE = 'RM001';
+  END IF;
+  RETURN QUERY
+    SELECT u.u, coalesce(r.state, 'closed'), r.move
+    FROM (SELECT DISTINCT unnest(p_partitions) AS u) AS u LEFT JOIN ringmaster.partitions AS r ON r.partition = u.u;
+END $$;
+
+-- As enter, but alone: what quiesce, fence, opening and closing call. Waits for all transactions that are inside.
+CREATE FUNCTION ringmaster.enter_alone(p_instance bigint, p_partitions integer[])
+RETURNS TABLE (partition integer, state text, move text, token bigint) LANGUAGE plpgsql AS $$
+DECLARE p integer; current_instance bigint;
+BEGIN
+  PERFORM pg_advisory_xact_lock_shared(${lockClass.instance}, 0);
+  FOR p IN SELECT DISTINCT u FROM unnest(p_partitions) AS u ORDER BY u LOOP
+    PERFORM pg_advisory_xact_lock(${lockClass.partition}, p);
+  END LOOP;
+  SELECT n.instance INTO current_instance FROM ringmaster.node AS n;
+  IF current_instance IS DISTINCT FROM p_instance THEN
+    RAISE EXCEPTION 'instance % is no longer the node, % is', p_instance, current_instance USING ERRCODE = 'RM001';
+  END IF;
+  RETURN QUERY
+    SELECT u.u, coalesce(r.state, 'closed'), r.move, coalesce(r.token, 0)
+    FROM (SELECT DISTINCT unnest(p_partitions) AS u) AS u LEFT JOIN ringmaster.partitions AS r ON r.partition = u.u;
+END $$;
+
+-- A new process of the node: waits for the open transactions of the former one, whose later ones are then refused.
+CREATE FUNCTION ringmaster.raise_instance() RETURNS TABLE (instance bigint, database_id uuid) LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM pg_advisory_xact_lock(${lockClass.instance}, 0);
+  RETURN QUERY UPDATE ringmaster.node AS n SET instance = n.instance + 1 RETURNING n.instance, n.database_id;
+END $$;
+`;
+
+export const migrations: readonly { readonly version: number; readonly sql: string }[] = [{ version: 1, sql: initial }];

@@ -1,0 +1,31 @@
+/** One process of the node and its connections. */
+import pg from 'pg';
+import { migrateJobsDb } from '../jobsdb/migrate.ts';
+import type { NodeSession } from './work.ts';
+
+export interface SessionOptions {
+  readonly node: string;
+  readonly clusterId: string;
+  readonly databaseUrl: string;
+  /** Connections at most. Default 12: intake, processing, delivery, the steward, and a few for the control API. */
+  readonly connectionsMax?: number;
+}
+
+/**
+ * Migrates the database, and makes this process the node: an older process's open transactions are waited for, its later ones are refused (RM001).
+ * Call `session.pool.end()` to close.
+ */
+export async function openSession(options: SessionOptions): Promise<NodeSession> {
+  await migrateJobsDb(options.databaseUrl);
+  const pool = new pg.Pool({
+    connectionString: options.databaseUrl,
+    max: options.connectionsMax ?? 12,
+    application_name: `ringmaster node`,
+    // A lost server is noticed by the next query; an idle connection's error must not end the process.
+    keepAlive: true,
+  });
+  pool.on('error', () => undefined);
+  const raised = await pool.query<{ instance: string; database_id: string }>('SELECT * FROM ringmaster.raise_instance()');
+  const { instance, database_id } = raised.rows[0]!;
+  return { node: options.node, clusterId: options.clusterId, databaseId: database_id, instance: Number(instance), pool };
+}

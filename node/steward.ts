@@ -1,0 +1,523 @@
+/**
+ * Keeps the states of the partitions at this node: follows the ring's log, obeys the orchestrator's commands, and lifts its own fence when nobody finishes.
+ *
+ *   closed ──(log: owner is this node)──▶ open ──quiesce──▶ paused ──fence──▶ fenced
+ *     ▲                                    ▲                  │                 │
+ *     │                                    └──(log: the move was aborted)───────┤
+ *     └───────────────────────────────────────(log: handed over to another)─────┘
+ *
+ * What holds:
+ *   S1 a partition's row in this node's PostgreSQL decides; memory is a hint. Rows change only here, alone inside the partition's locks.
+ *   S2 a command is obeyed only after the log is folded to its token, and only if that is the move's latest claim.
+ *   S3 nothing is opened before the log says so, and no state is derived from a position of the log below the row's token.
+ *   S4 what is pending here for a partition that this node neither owns nor is about to receive is put away, and gone before it can own it again.
+ * One thing at a time: folding, commands and putting away take turns (`#turn`), so each sees a ring and rows that belong together.
+ */
+import { setTimeout as delay } from 'node:timers/promises';
+import type { PoolClient } from 'pg';
+import { CodedError, describeError } from '../kit/errors.ts';
+import { type Logger, now } from '../kit/log.ts';
+import type { ImportTarget, MoveCommand, NodeControl, NodeStatus, PartitionState } from '../dataplane/contract.ts';
+import { attachedDatasets, countPendingOf, dropImport, putAwayStale } from '../jobsdb/stale.ts';
+import { attachImport, ensureImport, importsOf } from '../jobsdb/imports.ts';
+import type { Dataset } from '../jobsdb/sql/datasets.ts';
+import { enterAlone, selectNode, selectStates, setFolded, setSettled, setStates } from '../jobsdb/sql/partitions.ts';
+import type { MoveId, RecordedEvent } from '../ring/events.ts';
+import { formatPartitions, type PartitionIndex } from '../ring/partition.ts';
+import { fold, isMember, moveOf, noRing, type OpenMove, type Ring } from '../ring/ring.ts';
+import { decideAndAppend, type RingStore } from '../ringstore/ringstore.ts';
+import type { NodeSession, NodeTopology, NodeWork } from './work.ts';
+
+/** How long a command waits for this node to have folded its token. */
+const FOLD_WAIT_MS = 5_000;
+/** After the limit for what is in flight a quiesce that nobody takes further is ended by this node: time for the orchestrator's delta copy and fence. */
+const QUIESCED_SLACK_MS = 15_000;
+/** Between tries of the dead-man to reach the ring store. */
+const DEAD_MAN_RETRY_MS = 250;
+/** How long a starting node waits for the ring store before it serves on what its own rows say (P6). */
+const START_WAIT_MS = 5_000;
+/** Partitions that are put away in one turn. */
+const SETTLE_PARTITIONS = 16;
+const RETRY_MS_MAX = 2_000;
+
+interface Row {
+  readonly state: PartitionState;
+  readonly token: number;
+  readonly move: MoveId | null;
+}
+const CLOSED: Row = { state: 'closed', token: 0, move: null };
+
+export interface StewardDeps {
+  readonly session: NodeSession;
+  readonly ringStore: RingStore;
+  readonly work: NodeWork;
+  readonly log: Logger;
+}
+
+export class Steward implements NodeControl, NodeTopology {
+  readonly #session: NodeSession;
+  readonly #store: RingStore;
+  readonly #work: NodeWork;
+  readonly #log: Logger;
+  readonly #stopping = new AbortController();
+  readonly #deadMen = new Map<MoveId, { timer: NodeJS.Timeout; fenced: boolean }>();
+  readonly #foldWaiters = new Set<() => void>();
+  #ring: Ring;
+  #rows = new Map<PartitionIndex, Row>();
+  #datasets: readonly Dataset[] = [];
+  #foldedVersion = 0;
+  #settledVersion = 0;
+  /** Not owned, and not looked through since: may hold stale rows. */
+  #unsettled = new Set<PartitionIndex>();
+  #blocked: { code: string; message: string } | null = null;
+  #serving = false;
+  #turn: Promise<unknown> = Promise.resolve();
+  #running: Promise<void> = Promise.resolve();
+
+  constructor(deps: StewardDeps) {
+    this.#session = deps.session;
+    this.#store = deps.ringStore;
+    this.#work = deps.work;
+    this.#log = deps.log;
+    this.#ring = noRing(deps.session.clusterId);
+  }
+
+  ring(): Ring {
+    return this.#ring;
+  }
+
+  datasets(): readonly Dataset[] {
+    return this.#datasets;
+  }
+
+  /** Reads what this node knows, folds the log, opens what it owns. Resolves when it serves, or knows that it must not. */
+  async start(): Promise<void> {
+    await this.#readOwnState();
+    const folded = new Promise<void>((resolve) => this.#foldWaiters.add(resolve));
+    this.#running = this.#store
+      .watch(
+        this.#session.clusterId,
+        0,
+        {
+          onEvents: (events) => this.#inTurn(() => this.#persistently(() => this.#onEvents(events))),
+          onTrouble: (error) => this.#log.warn({ trouble: error ? describeError(error) : null }, error ? 'ring store trouble' : 'ring store well'),
+        },
+        this.#stopping.signal,
+      )
+      .catch((error: unknown) => {
+        if (this.#stopping.signal.aborted) return;
+        this.#log.fatal({ error: describeError(error) }, 'cannot follow the ring');
+        this.#blocked = { code: 'RING_NOT_FOLLOWED', message: describeError(error) };
+      });
+    await Promise.race([folded, delay(START_WAIT_MS, undefined, { ref: false })]);
+    if (!this.#serving && !this.#blocked) await this.#inTurn(async () => this.#serveOwnRows());
+  }
+
+  async stop(): Promise<void> {
+    this.#stopping.abort();
+    for (const { timer } of this.#deadMen.values()) clearTimeout(timer);
+    this.#deadMen.clear();
+    await this.#running;
+    await this.#turn.catch(() => undefined);
+  }
+
+  async status(): Promise<NodeStatus> {
+    const partitions: Record<PartitionState, number> = { closed: 0, open: 0, paused: 0, fenced: 0 };
+    for (const row of this.#rows.values()) partitions[row.state] += 1;
+    return {
+      node: this.#session.node,
+      databaseId: this.#session.databaseId,
+      instance: this.#session.instance,
+      foldedVersion: this.#foldedVersion,
+      epoch: this.#ring.epoch,
+      settledVersion: this.#settledVersion,
+      serving: this.#serving,
+      blocked: this.#blocked,
+      pendingJobs: await this.#withClient((client) => countPendingOf(client, new Set(this.#rows.keys()))),
+      partitions,
+    };
+  }
+
+  async prepare(command: MoveCommand): Promise<ImportTarget> {
+    await this.#folded(command.token);
+    return this.#inTurn(async () => {
+      const move = this.#commanded(command);
+      if (move.to !== this.#session.node) refuse('MOVE_INVALID', `${move.move} goes to ${move.to}`);
+      const prepared = await this.#alone(move.partitions, async (client, rows) => {
+        for (const [partition, row] of rows) {
+          // Prepare touches nothing that this node owns at the token's position.
+          if (row.state !== 'closed' || this.#ring.owners[partition] === this.#session.node) {
+            refuse('NODE_OWNS_PARTITION', `partition ${partition} is ${row.state} at ${this.#session.node}`);
+          }
+        }
+        for (const left of await importsOf(client, move.partitions)) if (left !== move.move) await dropImport(client, left);
+        return ensureImport(client, move.move, command.token, move.partitions, () => putAwayStale(client, move.partitions));
+      });
+      for (const partition of move.partitions) this.#unsettled.delete(partition);
+      this.#log.info({ move: move.move, token: command.token, partitions: formatPartitions(move.partitions) }, 'import prepared');
+      return prepared;
+    });
+  }
+
+  async quiesce(command: MoveCommand & { readonly limitMs: number }, signal?: AbortSignal): Promise<void> {
+    await this.#folded(command.token);
+    const move = await this.#inTurn(async () => {
+      const commanded = this.#commandedSource(command);
+      // Memory first, so that nothing new starts while we wait for the locks; the rows decide.
+      this.#work.stop(commanded.partitions);
+      try {
+        await this.#setCommanded(commanded, command.token, (row) => (row.state === 'fenced' ? 'fenced' : 'paused'));
+      } catch (error) {
+        this.#work.opened(commanded.partitions.filter((partition) => this.#rows.get(partition)?.state === 'open'));
+        throw error;
+      }
+      this.#armDeadMan(commanded.move, command.limitMs + QUIESCED_SLACK_MS, false);
+      return commanded;
+    });
+    await this.#waitIdle(move, command.limitMs, signal);
+    this.#log.info(
+      {
+        move: move.move,
+        token: command.token,
+        partitions: move.partitions,
+        starts: this.#work.lastStarts(move.partitions).map(({ partition, at }) => ({ partition, lastStartAt: at })),
+        at: now(),
+      },
+      'partitions quiesced',
+    );
+  }
+
+  async fence(command: MoveCommand & { readonly holdDeadlineMs: number }): Promise<void> {
+    await this.#folded(command.token);
+    await this.#inTurn(async () => {
+      const move = this.#commandedSource(command);
+      await this.#setCommanded(move, command.token, (row) => {
+        if (row.state === 'open') refuse('MOVE_INVALID', `${move.move} must be quiesced before it is fenced`);
+        return 'fenced';
+      });
+      this.#armDeadMan(move.move, command.holdDeadlineMs, true);
+      this.#log.info({ move: move.move, token: command.token, partitions: move.partitions, at: now() }, 'partitions fenced');
+    });
+  }
+
+  // ---- following the log
+
+  async #readOwnState(): Promise<void> {
+    await this.#withClient(async (client) => {
+      const node = (await client.query<Record<string, string>>(selectNode)).rows[0]!;
+      this.#foldedVersion = Number(node['folded_version']);
+      this.#settledVersion = Number(node['settled_version']);
+      const states = await client.query<{ partition: number; state: PartitionState; token: string; move: string | null }>(selectStates);
+      for (const { partition, state, token, move } of states.rows) {
+        this.#rows.set(partition, { state, token: Number(token), move });
+        if (state === 'closed') this.#unsettled.add(partition);
+      }
+      this.#datasets = await attachedDatasets(client);
+    });
+    // A deadline is monotonic where it is kept: a restarted node gives a quiesce or fence that it finds its whole time again.
+    for (const [, row] of this.#rows) {
+      if (row.move !== null) this.#armDeadMan(row.move, QUIESCED_SLACK_MS, row.state === 'fenced');
+    }
+  }
+
+  /** The ring store does not answer: what the rows say was said by the log, and nothing was taken from this node without its fence. */
+  #serveOwnRows(): void {
+    if (this.#serving || this.#rows.size === 0) return;
+    this.#serving = true;
+    this.#work.opened([...this.#rows].filter(([, row]) => row.state === 'open').map(([partition]) => partition));
+    this.#log.warn({ foldedVersion: this.#foldedVersion }, 'serving on own rows: the ring store does not answer');
+  }
+
+  async #onEvents(events: readonly RecordedEvent[]): Promise<void> {
+    const gained = new Map<PartitionIndex, MoveId>();
+    const aborted: OpenMove[] = [];
+    let ring = this.#ring;
+    for (const recorded of events) {
+      const { event } = recorded;
+      if (recorded.version > this.#foldedVersion && event.type === 'partitions handed over') {
+        const move = moveOf(ring, event.move);
+        if (move?.to === this.#session.node) for (const partition of move.partitions) gained.set(partition, move.move);
+      }
+      if (event.type === 'move aborted') {
+        const move = moveOf(ring, event.move);
+        if (move?.to === this.#session.node) aborted.push(move);
+      }
+      ring = fold(ring, [recorded]);
+    }
+    const last = events.at(-1)!;
+    if (ring.notUnderstood.length === 0) await this.#reconcile(ring, last, gained);
+    else this.#log.warn({ types: ring.notUnderstood }, 'events of a newer version: serving on, changing nothing');
+    this.#ring = ring;
+    for (const wake of this.#foldWaiters) wake();
+    this.#foldWaiters.clear();
+    for (const { move, partitions } of aborted) {
+      await this.#alone([], (client) => dropImport(client, move));
+      for (const partition of partitions) if (this.#rows.get(partition)?.state === 'closed') this.#unsettled.add(partition);
+    }
+    // Not awaited: it takes turns of its own, so that commands and hand-overs do not wait for it.
+    if (ring.notUnderstood.length === 0) void this.#settle().catch((error: unknown) => this.#log.warn({ error: describeError(error) }, 'putting away stale jobs: will try again'));
+  }
+
+  /** Brings the rows to what the log says at `ring`, in one transaction with the version that they are derived from. */
+  async #reconcile(ring: Ring, last: RecordedEvent, gained: ReadonlyMap<PartitionIndex, MoveId>): Promise<void> {
+    if (this.#isForeign(ring)) return;
+    const first = !this.#serving;
+    const before = new Map(this.#rows);
+    const changes = new Map<PartitionIndex, 'open' | 'closed'>();
+    for (let partition = 0; partition < ring.partitionCount; partition += 1) {
+      const wanted = this.#wanted(ring, partition);
+      if (wanted) changes.set(partition, wanted);
+    }
+    const closing = [...changes].filter(([, state]) => state === 'closed').map(([partition]) => partition);
+    const opening = [...changes].filter(([, state]) => state === 'open').map(([partition]) => partition);
+    this.#work.stop(closing);
+    if (last.version > this.#foldedVersion || changes.size > 0) {
+      await this.#alone([...changes.keys()], async (client) => {
+        for (const move of new Set(opening.flatMap((partition) => gained.get(partition) ?? []))) await attachImport(client, move);
+        await this.#putAwayBeforeOpening(client, opening, gained);
+        if (opening.length > 0) await client.query(setStates, [opening, 'open', last.version, null]);
+        if (closing.length > 0) await client.query(setStates, [closing, 'closed', last.version, null]);
+        await client.query(setFolded, [last.version, last.hash]);
+        this.#datasets = await attachedDatasets(client);
+      });
+    }
+    for (const [partition, state] of changes) this.#rows.set(partition, { state, token: last.version, move: null });
+    // A partition that this database never knew has nothing to put away.
+    for (const partition of closing) if (before.has(partition)) this.#unsettled.add(partition);
+    for (const partition of opening) this.#unsettled.delete(partition);
+    this.#foldedVersion = Math.max(this.#foldedVersion, last.version);
+    this.#serving = isMember(ring, this.#session.node);
+    for (const [move, deadMan] of this.#deadMen) {
+      if (moveOf(ring, move)?.state === 'started') continue;
+      clearTimeout(deadMan.timer);
+      this.#deadMen.delete(move);
+    }
+    const readable = first ? [...this.#rows].filter(([, row]) => row.state === 'open').map(([partition]) => partition) : opening;
+    if (readable.length > 0) this.#work.opened(readable);
+    this.#logChanges(last, opening, closing, (partition) => gained.get(partition) ?? before.get(partition)?.move ?? null);
+  }
+
+  /** The state that a partition's row should go to, or null where it is right as it is. */
+  #wanted(ring: Ring, partition: PartitionIndex): 'open' | 'closed' | null {
+    const row = this.#rows.get(partition);
+    if (row && row.token > ring.version) return null; // S3: set under a later position than this one
+    if (ring.owners[partition] !== this.#session.node) return row === undefined || row.state !== 'closed' ? 'closed' : null;
+    if (row === undefined || row.state === 'closed') return 'open';
+    if (row.state === 'open') return null;
+    return moveOf(ring, row.move!)?.state === 'started' ? null : 'open'; // the move was aborted: the fence is lifted
+  }
+
+  /** The pair of S4 where no prepare came before: checked again at the moment in which stale rows would come to life. */
+  async #putAwayBeforeOpening(client: PoolClient, opening: readonly PartitionIndex[], gained: ReadonlyMap<PartitionIndex, MoveId>): Promise<void> {
+    const unprepared = opening.filter((partition) => this.#unsettled.has(partition) && !gained.has(partition));
+    if (unprepared.length > 0) await putAwayStale(client, unprepared);
+  }
+
+  /** A node that comes back with an empty or another database opens nothing, and says so by name. */
+  #isForeign(ring: Ring): boolean {
+    const facts = ring.nodes.find((other) => other.node === this.#session.node);
+    if (!facts || facts.databaseId === this.#session.databaseId) {
+      if (this.#blocked?.code === 'NODE_OTHER_DATABASE') this.#blocked = null;
+      return false;
+    }
+    const message = `${facts.node} joined the ring with database ${facts.databaseId}; this database is ${this.#session.databaseId}: give the node its own volume back`;
+    if (!this.#blocked) this.#log.error({ message }, 'NODE_OTHER_DATABASE');
+    this.#blocked = { code: 'NODE_OTHER_DATABASE', message };
+    this.#serving = false;
+    return true;
+  }
+
+  #logChanges(last: RecordedEvent, opening: readonly PartitionIndex[], closing: readonly PartitionIndex[], moveFor: (partition: PartitionIndex) => MoveId | null): void {
+    const at = now();
+    for (const [partitions, message] of [
+      [opening, 'partitions opened'],
+      [closing, 'partitions closed'],
+    ] as const) {
+      for (const move of new Set(partitions.map(moveFor))) {
+        this.#log.info({ move, version: last.version, partitions: partitions.filter((partition) => moveFor(partition) === move), at }, message);
+      }
+    }
+  }
+
+  // ---- commands
+
+  /** The move as the ring has it, if this command's claim is its latest. */
+  #commanded(command: MoveCommand): OpenMove {
+    if (this.#blocked) refuse('NODE_BLOCKED', `${this.#blocked.code}: ${this.#blocked.message}`);
+    const move = moveOf(this.#ring, command.move);
+    if (!move) return refuse('MOVE_ABORTED', `${command.move} is not open at version ${this.#ring.version}`);
+    if (move.state !== 'started') refuse('MOVE_HANDED_OVER', `${command.move} was handed over at version ${move.handedOverAt}`);
+    if (move.token !== command.token) refuse('STALE_TOKEN', `${command.move} was claimed again: token ${move.token}, not ${command.token}`);
+    return move;
+  }
+
+  #commandedSource(command: MoveCommand): OpenMove {
+    const move = this.#commanded(command);
+    if (move.from !== this.#session.node) refuse('MOVE_INVALID', `${move.move} comes from ${move.from}`);
+    return move;
+  }
+
+  async #setCommanded(move: OpenMove, token: number, stateAfter: (row: Row) => PartitionState): Promise<void> {
+    const next = await this.#alone(move.partitions, async (client, rows) => {
+      const states = new Map<PartitionIndex, PartitionState>();
+      for (const [partition, row] of rows) {
+        if (row.token > token) refuse('STALE_TOKEN', `partition ${partition} has obeyed token ${row.token}, not ${token}`);
+        if (row.state === 'closed' || (row.move !== null && row.move !== move.move)) {
+          refuse('MOVE_INVALID', `partition ${partition} is ${row.state}${row.move ? ` by ${row.move}` : ''} at ${this.#session.node}`);
+        }
+        states.set(partition, stateAfter(row));
+      }
+      for (const state of new Set(states.values())) {
+        const partitions = [...states].filter(([, other]) => other === state).map(([partition]) => partition);
+        await client.query(setStates, [partitions, state, token, move.move]);
+      }
+      return states;
+    });
+    for (const [partition, state] of next) this.#rows.set(partition, { state, token, move: move.move });
+  }
+
+  async #waitIdle(move: OpenMove, limitMs: number, signal?: AbortSignal): Promise<void> {
+    const limit = AbortSignal.timeout(limitMs);
+    try {
+      await this.#work.idle(move.partitions, signal ? AbortSignal.any([limit, signal]) : limit);
+    } catch (error) {
+      if (!limit.aborted) throw error;
+      const destinations = this.#work.waitingFor(move.partitions);
+      throw new CodedError('QUIESCE_TIMEOUT', `deliveries in flight did not end within ${limitMs} ms: ${destinations.join(', ') || 'unknown destination'}`, { destinations });
+    }
+  }
+
+  async #folded(token: number): Promise<void> {
+    const deadline = performance.now() + FOLD_WAIT_MS;
+    while (this.#ring.version < token) {
+      const left = deadline - performance.now();
+      if (left <= 0) throw new Error(`${this.#session.node} has folded version ${this.#ring.version}, the command asks for ${token}`);
+      await Promise.race([new Promise<void>((resolve) => this.#foldWaiters.add(resolve)), delay(left, undefined, { ref: false })]);
+    }
+  }
+
+  // ---- dead-man
+
+  /**
+   * If nobody ends the move in time this node appends its abort itself; it may lose against the hand-over, and then stays closed.
+   * A retry of the same move does not get more time for its fence: clients are waiting.
+   */
+  #armDeadMan(move: MoveId, afterMs: number, fenced: boolean): void {
+    const armed = this.#deadMen.get(move);
+    if (armed && (armed.fenced || !fenced)) return;
+    if (armed) clearTimeout(armed.timer);
+    const timer = setTimeout(() => void this.#abortOverdue(move, afterMs), afterMs);
+    this.#deadMen.set(move, { timer, fenced });
+  }
+
+  async #abortOverdue(move: MoveId, afterMs: number): Promise<void> {
+    const because = `${this.#session.node}: nobody ended the move within ${afterMs} ms`;
+    while (this.#deadMen.has(move) && !this.#stopping.signal.aborted) {
+      try {
+        await decideAndAppend(this.#store, this.#session.clusterId, { type: 'abort move', move, because }, { actor: this.#session.node, reason: 'dead-man', operation: move.split('/')[0] ?? null });
+        this.#log.warn({ move, afterMs }, 'move aborted by its source');
+        return;
+      } catch (error) {
+        if ((error as { code?: string }).code === 'MOVE_HANDED_OVER') return;
+        // Safe rather than available: the fence stays until the ring store has decided.
+        this.#log.warn({ move, error: describeError(error) }, 'cannot abort the overdue move yet');
+        await delay(DEAD_MAN_RETRY_MS, undefined, { ref: false });
+      }
+    }
+  }
+
+  // ---- putting away (S4)
+
+  #settling = false;
+  async #settle(): Promise<void> {
+    if (this.#settling) return;
+    this.#settling = true;
+    try {
+      for (;;) {
+        const more = await this.#inTurn(() => this.#settleOne());
+        if (!more) return;
+      }
+    } finally {
+      this.#settling = false;
+    }
+  }
+
+  /** A few partitions in a turn: long queues must not keep the log waiting for longer than that. */
+  async #settleOne(): Promise<boolean> {
+    if (this.#stopping.signal.aborted) return false;
+    const ring = this.#ring;
+    const incoming = new Set(ring.moves.filter((move) => move.to === this.#session.node && move.state === 'started').flatMap((move) => move.partitions));
+    const partitions = [...this.#unsettled].filter((candidate) => !incoming.has(candidate)).slice(0, SETTLE_PARTITIONS);
+    if (partitions.length > 0) {
+      const marked = await this.#alone(partitions, (client) => putAwayStale(client, partitions));
+      for (const partition of partitions) this.#unsettled.delete(partition);
+      if (marked > 0) this.#log.info({ partitions: formatPartitions(partitions), jobs: marked, version: ring.version }, 'jobs marked migrated');
+      return true;
+    }
+    if (this.#unsettled.size === 0 && this.#settledVersion < ring.version) {
+      await this.#withClient((client) => client.query(setSettled, [ring.version]));
+      this.#settledVersion = ring.version;
+    }
+    return false;
+  }
+
+  /** The log must not be skipped: what fails for a lost database is tried again until it works; a refusal blocks this node, by name. */
+  async #persistently(run: () => Promise<void>): Promise<void> {
+    for (let wait = 50; ; wait = Math.min(wait * 2, RETRY_MS_MAX)) {
+      try {
+        return await run();
+      } catch (error) {
+        if (this.#stopping.signal.aborted) return;
+        if (error instanceof CodedError) {
+          this.#blocked = { code: error.code, message: error.message };
+          this.#log.fatal({ error: describeError(error) }, 'node blocked: it opens nothing more');
+          throw error;
+        }
+        this.#log.warn({ error: describeError(error) }, 'cannot fold the log into the database yet');
+        await delay(wait, undefined, { ref: false });
+      }
+    }
+  }
+
+  // ---- transactions
+
+  /** Runs `change` alone inside the locks of `partitions`, in one synchronous transaction, with their rows as the database has them. */
+  async #alone<T>(partitions: readonly PartitionIndex[], change: (client: PoolClient, rows: Map<PartitionIndex, Row>) => Promise<T>): Promise<T> {
+    return this.#withClient(async (client) => {
+      await client.query('BEGIN');
+      try {
+        const entered = await client.query<{ partition: number; state: PartitionState; move: string | null; token: string }>(enterAlone, [this.#session.instance, partitions]);
+        const rows = new Map(entered.rows.map(({ partition, state, move, token }) => [partition, { state, move, token: Number(token) }]));
+        const result = await change(client, rows);
+        await client.query('COMMIT');
+        return result;
+      } catch (error) {
+        await client.query('ROLLBACK').catch(() => undefined);
+        throw error;
+      }
+    });
+  }
+
+  async #withClient<T>(use: (client: PoolClient) => Promise<T>): Promise<T> {
+    const client = await this.#session.pool.connect();
+    let broken: Error | undefined;
+    try {
+      return await use(client);
+    } catch (error) {
+      if (!(error instanceof CodedError)) broken = error as Error; // its transaction's fate is not known: do not use it again
+      throw error;
+    } finally {
+      client.release(broken);
+    }
+  }
+
+  #inTurn<T>(run: () => Promise<T>): Promise<T> {
+    const mine = this.#turn.then(run, run);
+    this.#turn = mine.catch(() => undefined);
+    return mine;
+  }
+}
+
+function refuse(code: string, message: string): never {
+  throw new CodedError(code, message);
+}

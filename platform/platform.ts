@@ -1,0 +1,51 @@
+/** Where nodes run: Kubernetes, or processes of this machine. One node is a backend plus its own PostgreSQL server. */
+
+export interface DatabaseAddress {
+  host: string;
+  port: number;
+  user: string;
+  password: string;
+  database: string;
+}
+
+export interface NodeEndpoints {
+  node: string;
+  /** The gateway, where events come in. */
+  url: string;
+  controlUrl: string;
+  controlToken: string;
+  database: DatabaseAddress;
+}
+
+/**
+ * `absent` not wanted (its data may still be there) · `starting` wanted, not yet answering · `running` answers ·
+ * `crashed` ended by itself, is started again after a while · `stopping` on its way to absent
+ */
+export type NodeCondition = 'absent' | 'starting' | 'running' | 'crashed' | 'stopping';
+
+export interface NodeSummary {
+  node: string;
+  condition: NodeCondition;
+  pid?: number;
+}
+
+export interface Platform {
+  /**
+   * PostgreSQL first, then the backend. Repeatable; resolves when the node's control answers 200 to GET /control/v1/status.
+   * Aborting `signal` only ends the waiting: the node stays wanted.
+   */
+  ensureNode(node: string, signal?: AbortSignal): Promise<NodeEndpoints>;
+  /** Null when the node is not wanted. Says nothing about whether it runs: see `listNodes`. */
+  describeNode(node: string): Promise<NodeEndpoints | null>;
+  listNodes(): Promise<NodeSummary[]>;
+  /** The backend first, then PostgreSQL. Repeatable; absent is success. With `deleteData: false` a later `ensureNode` finds the data again. */
+  removeNode(node: string, options: { deleteData: boolean }): Promise<void>;
+}
+
+export const NODE_NAME = /^[a-z0-9-]{1,40}$/;
+
+/** `postgres://…` with everything quoted that needs it. */
+export function databaseUrl(address: DatabaseAddress): string {
+  const part = encodeURIComponent;
+  return `postgres://${part(address.user)}:${part(address.password)}@${address.host}:${address.port}/${part(address.database)}`;
+}

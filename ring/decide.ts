@@ -1,0 +1,192 @@
+/** What may be done to a ring: commands in, past-tense events out, or a refusal with a code. Pure. */
+import type { HolderIdentity, MoveId, MoveProof, NodeFacts, NodeId, RingEvent } from './events.ts';
+import { isPartitionCount, type PartitionIndex, PARTITION_COUNT_MAX } from './partition.ts';
+import { isMember, moveOf, type OpenMove, partitionsOf, type Ring, startedMoveOf } from './ring.ts';
+
+/** Why a command was refused; part of the public API (docs/errors.md). */
+export type RingRefusalCode =
+  | 'CLUSTER_UNKNOWN'
+  | 'CLUSTER_EXISTS'
+  | 'PARTITION_COUNT'
+  | 'RING_TOO_NEW'
+  | 'RING_BUSY'
+  | 'RING_NOT_HELD'
+  | 'NODE_UNKNOWN'
+  | 'NODE_OTHER_DATABASE'
+  | 'NODE_NOT_EMPTY'
+  | 'MOVE_INVALID'
+  | 'MOVE_UNKNOWN'
+  | 'MOVE_ABORTED'
+  | 'MOVE_HANDED_OVER'
+  | 'MOVES_OPEN'
+  | 'STALE_TOKEN';
+
+export class RingRefusal extends Error {
+  override readonly name = 'RingRefusal';
+  readonly code: RingRefusalCode;
+  constructor(code: RingRefusalCode, message: string) {
+    super(message);
+    this.code = code;
+  }
+}
+
+export type RingCommand =
+  | { readonly type: 'make ring'; readonly clusterId: string; readonly partitionCount: number; readonly nodes: readonly NodeFacts[] }
+  /** `takeOverFrom`: the holder number of a freeze whose run was seen closed or gone. */
+  | { readonly type: 'freeze'; readonly by: HolderIdentity; readonly takeOverFrom?: number; readonly because?: string }
+  | { readonly type: 'unfreeze'; readonly holder: number }
+  | { readonly type: 'join node'; readonly holder: number; readonly facts: NodeFacts }
+  | { readonly type: 'leave node'; readonly holder: number; readonly node: NodeId }
+  | { readonly type: 'start move'; readonly holder: number; readonly move: MoveId; readonly from: NodeId; readonly to: NodeId; readonly partitions: readonly PartitionIndex[] }
+  | { readonly type: 'claim move'; readonly holder: number; readonly move: MoveId; readonly attempt: string }
+  | { readonly type: 'hand over'; readonly move: MoveId; readonly token: number; readonly proof: MoveProof }
+  /** Asked for by the orchestrator, or by the source itself (the dead-man). Needs no token: it may only lose against the hand-over. */
+  | { readonly type: 'abort move'; readonly move: MoveId; readonly because: string }
+  | { readonly type: 'complete move'; readonly move: MoveId };
+
+/**
+ * The events that carry out `command`; none where it has happened already (so every command can be repeated, also after a lost answer).
+ * Throws RingRefusal.
+ */
+export function decide(ring: Ring, command: RingCommand): RingEvent[] {
+  if (ring.notUnderstood.length > 0) {
+    refuse('RING_TOO_NEW', `the log of ${ring.clusterId} has events of a newer version (${ring.notUnderstood.join(', ')}): upgrade first`);
+  }
+  if (command.type === 'make ring') return makeRing(ring, command);
+  if (ring.version === 0) refuse('CLUSTER_UNKNOWN', `there is no cluster ${ring.clusterId}`);
+  switch (command.type) {
+    case 'freeze':
+      return freeze(ring, command);
+    case 'unfreeze': {
+      if (ring.freeze?.holder !== command.holder) return []; // unfrozen already, or another operation's by now: not ours to touch
+      const started = ring.moves.filter((open) => open.state === 'started');
+      if (started.length > 0) refuse('MOVES_OPEN', `started moves: ${started.map((open) => open.move).join(', ')}`);
+      return [{ type: 'ring unfrozen', holder: command.holder }];
+    }
+    case 'join node': {
+      const known = ring.nodes.find((facts) => facts.node === command.facts.node);
+      if (known && known.databaseId !== command.facts.databaseId) {
+        refuse('NODE_OTHER_DATABASE', `${known.node} joined with database ${known.databaseId} and now has ${command.facts.databaseId}`);
+      }
+      if (known && known.url === command.facts.url) return [];
+      assertHeld(ring, command.holder);
+      return [{ type: 'node joined', ...command.facts }];
+    }
+    case 'leave node': {
+      if (!isMember(ring, command.node)) return [];
+      assertHeld(ring, command.holder);
+      const owned = partitionsOf(ring, command.node);
+      if (owned.length > 0) refuse('NODE_NOT_EMPTY', `${command.node} still owns ${owned.length} partitions (epoch ${ring.epoch})`);
+      const open = ring.moves.find((move) => move.from === command.node || move.to === command.node);
+      if (open) refuse('NODE_NOT_EMPTY', `${open.move} still names ${command.node} (${open.state})`);
+      return [{ type: 'node left', node: command.node }];
+    }
+    case 'start move':
+      return startMove(ring, command);
+    case 'claim move': {
+      const open = startedMove(ring, command.move);
+      if (open.attempt === command.attempt) return [];
+      assertHeld(ring, command.holder);
+      return [{ type: 'move claimed', move: command.move, attempt: command.attempt }];
+    }
+    case 'hand over': {
+      const open = moveOf(ring, command.move);
+      if (open?.state === 'handed over' && open.token === command.token) return [];
+      const started = startedMove(ring, command.move);
+      // The commit point of a move, conditional on the claim: an older attempt that has verified must not hand over a copy that a newer one changed.
+      if (started.token !== command.token) {
+        refuse('STALE_TOKEN', `${command.move} was claimed again: token ${started.token}, not ${command.token}`);
+      }
+      return [{ type: 'partitions handed over', move: command.move, token: command.token, proof: command.proof }];
+    }
+    case 'abort move': {
+      const open = moveOf(ring, command.move);
+      if (!open) return []; // aborted or completed before: who asks reads which
+      if (open.state === 'handed over') refuse('MOVE_HANDED_OVER', `${command.move} was handed over at version ${open.handedOverAt}`);
+      return [{ type: 'move aborted', move: command.move, because: command.because }];
+    }
+    case 'complete move': {
+      const open = moveOf(ring, command.move);
+      if (!open) return [];
+      if (open.state !== 'handed over') refuse('MOVE_INVALID', `${command.move} is not handed over yet`);
+      return [{ type: 'move completed', move: command.move }];
+    }
+  }
+}
+
+/** Contiguous runs of partitions, sizes within one of each other. */
+export function initialOwners(nodes: readonly NodeId[], partitionCount: number): NodeId[] {
+  return Array.from({ length: partitionCount }, (_, partition) => nodes[Math.floor((partition * nodes.length) / partitionCount)]!);
+}
+
+function makeRing(ring: Ring, command: Extract<RingCommand, { type: 'make ring' }>): RingEvent[] {
+  if (ring.version > 0) refuse('CLUSTER_EXISTS', `cluster ${ring.clusterId} exists, at version ${ring.version}`);
+  if (!isPartitionCount(command.partitionCount)) {
+    refuse('PARTITION_COUNT', `partitionCount must be a power of two from 1 to ${PARTITION_COUNT_MAX}, not ${command.partitionCount}`);
+  }
+  const names = command.nodes.map((facts) => facts.node);
+  if (names.length === 0 || new Set(names).size !== names.length) refuse('NODE_UNKNOWN', 'a ring needs nodes, each named once');
+  if (names.length > command.partitionCount) {
+    refuse('PARTITION_COUNT', `${names.length} nodes cannot share ${command.partitionCount} partitions`);
+  }
+  return [
+    {
+      type: 'ring made',
+      clusterId: command.clusterId,
+      partitionCount: command.partitionCount,
+      nodes: command.nodes,
+      owners: initialOwners(names, command.partitionCount),
+    },
+  ];
+}
+
+function freeze(ring: Ring, command: Extract<RingCommand, { type: 'freeze' }>): RingEvent[] {
+  const holder = ring.lastHolder + 1;
+  if (!ring.freeze) return [{ type: 'ring frozen', holder, ...identity(command.by) }];
+  if (ring.freeze.runId === command.by.runId && ring.freeze.workflowId === command.by.workflowId) return [];
+  if (command.takeOverFrom === ring.freeze.holder) {
+    return [{ type: 'freeze taken over', holder, from: ring.freeze.holder, because: command.because ?? 'its run has ended', ...identity(command.by) }];
+  }
+  return refuse('RING_BUSY', `frozen by operation ${ring.freeze.operationId} (${ring.freeze.workflowId}) at epoch ${ring.epoch}`);
+}
+
+const identity = ({ operationId, workflowId, runId }: HolderIdentity): HolderIdentity => ({ operationId, workflowId, runId });
+
+function startMove(ring: Ring, command: Extract<RingCommand, { type: 'start move' }>): RingEvent[] {
+  const { move, from, to, partitions } = command;
+  if (moveOf(ring, move)) return [];
+  assertHeld(ring, command.holder);
+  if (!isMember(ring, to)) refuse('NODE_UNKNOWN', `${to} is no member of the ring`);
+  if (from === to || partitions.length === 0 || new Set(partitions).size !== partitions.length) {
+    refuse('MOVE_INVALID', `${move}: from ${from} to ${to}, ${partitions.length} partitions`);
+  }
+  for (const partition of partitions) {
+    if (ring.owners[partition] !== from) {
+      refuse('MOVE_INVALID', `partition ${partition} is owned by ${ring.owners[partition]}, not by ${from} (epoch ${ring.epoch})`);
+    }
+    const other = startedMoveOf(ring, partition);
+    if (other) refuse('MOVE_INVALID', `partition ${partition} is being moved by ${other.move}`);
+    // A partition may not leave its new owner before its former one has put away what it held.
+    const uncleaned = ring.moves.find((open) => open.state === 'handed over' && open.partitions.includes(partition));
+    if (uncleaned) refuse('MOVES_OPEN', `partition ${partition}: ${uncleaned.move} is handed over and not completed`);
+  }
+  return [{ type: 'move started', move, from, to, partitions }];
+}
+
+function startedMove(ring: Ring, move: MoveId): OpenMove {
+  const open = moveOf(ring, move);
+  if (!open) return refuse('MOVE_ABORTED', `${move} is not open: it was aborted, or has been completed`);
+  if (open.state === 'handed over') refuse('MOVE_HANDED_OVER', `${move} was handed over at version ${open.handedOverAt}`);
+  return open;
+}
+
+function assertHeld(ring: Ring, holder: number): void {
+  if (!ring.freeze) refuse('RING_NOT_HELD', 'the ring is not frozen');
+  else if (ring.freeze.holder !== holder) {
+    refuse('RING_NOT_HELD', `the ring is held by operation ${ring.freeze.operationId} (holder ${ring.freeze.holder}, not ${holder})`);
+  }
+}
+
+function refuse(code: RingRefusalCode, message: string): never {
+  throw new RingRefusal(code, message);
+}

@@ -1,0 +1,72 @@
+/**
+ * What can happen to a ring, in the past tense. The stream of these events is the only truth; everything else is a fold of it.
+ * **Boundary:** events are stored for ever. Fields are added, never renamed or removed; a new type is understood by no older process
+ * (which then serves on and refuses changes, see `Ring.notUnderstood`).
+ */
+import type { PartitionIndex } from './partition.ts';
+
+/** A node's stable name, such as `node-0`: the ordinal is what a StatefulSet would give its pod. */
+export type NodeId = string;
+/** `<operationId>/move-<n>.<try>`: one try of one move. An aborted try is never taken up again; the next try has an id of its own. */
+export type MoveId = string;
+
+export interface NodeFacts {
+  readonly node: NodeId;
+  /** Identity of the node's database, made once with its schema: a node that comes back with another database opens nothing. */
+  readonly databaseId: string;
+  /** Where routers send events: base URL of the node's gateway. */
+  readonly url: string;
+}
+
+/** Who holds a frozen ring: one run of one workflow. */
+export interface HolderIdentity {
+  readonly operationId: string;
+  readonly workflowId: string;
+  readonly runId: string;
+}
+
+/** What was proven equal at the hand-over: the pending set of the moved partitions at the source and what was imported at the target. */
+export interface MoveProof {
+  /** Pending jobs of all prefixes at the hand-over. */
+  readonly jobsPending: number;
+  /** Rows written to the target, with those that were finished meanwhile. */
+  readonly jobsCopied: number;
+  /** Per prefix: count and digest, equal on both sides. */
+  readonly prefixes: readonly { readonly prefix: string; readonly pending: number; readonly digest: string }[];
+}
+
+export type RingEvent =
+  | { readonly type: 'ring made'; readonly clusterId: string; readonly partitionCount: number; readonly nodes: readonly NodeFacts[]; readonly owners: readonly NodeId[] }
+  | ({ readonly type: 'node joined' } & NodeFacts)
+  | { readonly type: 'node left'; readonly node: NodeId }
+  | ({ readonly type: 'ring frozen'; readonly holder: number } & HolderIdentity)
+  | ({ readonly type: 'freeze taken over'; readonly holder: number; readonly from: number; readonly because: string } & HolderIdentity)
+  | { readonly type: 'ring unfrozen'; readonly holder: number }
+  | { readonly type: 'move started'; readonly move: MoveId; readonly from: NodeId; readonly to: NodeId; readonly partitions: readonly PartitionIndex[] }
+  | { readonly type: 'move claimed'; readonly move: MoveId; readonly attempt: string }
+  | { readonly type: 'partitions handed over'; readonly move: MoveId; readonly token: number; readonly proof: MoveProof }
+  | { readonly type: 'move aborted'; readonly move: MoveId; readonly because: string }
+  | { readonly type: 'move completed'; readonly move: MoveId };
+
+export type RingEventType = RingEvent['type'];
+
+/** An event at its place in the log. `at` is for people: no rule compares the clocks of two machines. */
+export interface RecordedEvent {
+  readonly clusterId: string;
+  /** Position in the log, from 1, without gaps. */
+  readonly version: number;
+  /** UUID, chosen by who appends: a lost answer is resolved by looking for it. */
+  readonly id: string;
+  readonly event: RingEvent;
+  /** Who did it: `worker@host`, `node-0`, a person's name. */
+  readonly actor: string;
+  /** Why, in words. */
+  readonly reason: string;
+  /** The operation it belongs to, if any. */
+  readonly operation: string | null;
+  /** ISO 8601, the ring store's clock. */
+  readonly at: string;
+  /** SHA-256 (hex) over this event and `previousHash`. */
+  readonly hash: string;
+  readonly previousHash: string;
+}

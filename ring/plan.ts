@@ -1,0 +1,147 @@
+/**
+ * From a ring to a plan of moves: a pure value that can be shown, hashed, approved and executed.
+ * Property (tested): the fewest partitions move; sizes end within one of each other; after any prefix of the moves the ring is valid and nearer the goal.
+ */
+import { murmur3 } from './murmur3.ts';
+import type { NodeId } from './events.ts';
+import type { PartitionIndex } from './partition.ts';
+import type { Ring } from './ring.ts';
+
+export interface PlannedMove {
+  /** From 1. */
+  readonly n: number;
+  readonly from: NodeId;
+  readonly to: NodeId;
+  readonly partitions: readonly PartitionIndex[];
+  /** Such as `node-2 joins`. */
+  readonly because: string;
+}
+
+export interface MovePlan {
+  readonly clusterId: string;
+  /** The epoch that it was made for. */
+  readonly epoch: number;
+  readonly nodesBefore: readonly NodeId[];
+  readonly nodesAfter: readonly NodeId[];
+  readonly added: readonly NodeId[];
+  readonly removed: readonly NodeId[];
+  readonly moves: readonly PlannedMove[];
+  readonly partitionsMoved: number;
+  /** Short digest of all of the above: an approved plan is executed or refused, never silently changed. */
+  readonly hash: string;
+}
+
+export interface PlanOptions {
+  /** Partitions in one move, at most. Default: `partitionsPerMove(partitionCount)`. */
+  readonly partitionsPerMoveMax?: number;
+}
+
+/** A sixteenth of the key space, at most 256 partitions: what one move puts on hold at a time, and how many locks its cut-over takes. */
+export function partitionsPerMove(partitionCount: number): number {
+  return Math.max(1, Math.min(256, Math.floor(partitionCount / 16)));
+}
+
+/** Names of the nodes of a cluster of `count`: ordinals, as a StatefulSet gives them; the highest ordinals go first. */
+export function nodeNames(count: number): NodeId[] {
+  return Array.from({ length: count }, (_, ordinal) => `node-${ordinal}`);
+}
+
+/** How many partitions each node of `after` should own, given what it owns now: within one of each other, with the larger shares where they save moves. */
+export function targetSizes(ring: Ring, after: readonly NodeId[]): Map<NodeId, number> {
+  const owned = groupByOwner(ring);
+  const count = (node: NodeId): number => owned.get(node)?.length ?? 0;
+  const floor = Math.floor(ring.partitionCount / after.length);
+  let larger = ring.partitionCount - floor * after.length;
+  const byCount = [...after].sort((a, b) => count(b) - count(a) || compare(a, b));
+  return new Map(byCount.map((node) => [node, larger-- > 0 ? floor + 1 : floor]));
+}
+
+/** Plans the way from `ring` to the nodes `after`, sizes even. No moves and no changes of nodes: nothing to do. */
+export function planMoves(ring: Ring, after: readonly NodeId[], options: PlanOptions = {}): MovePlan {
+  if (after.length === 0 || after.length > ring.partitionCount) {
+    throw new Error(`${ring.partitionCount} partitions cannot be shared by ${after.length} nodes`);
+  }
+  const before = ring.nodes.map((facts) => facts.node);
+  const added = after.filter((node) => !before.includes(node));
+  const removed = before.filter((node) => !after.includes(node));
+  const targets = targetSizes(ring, after);
+  const perMove = options.partitionsPerMoveMax ?? partitionsPerMove(ring.partitionCount);
+
+  const surplus = new Map<NodeId, PartitionIndex[]>();
+  const deficit = new Map<NodeId, number>();
+  const ownedBy = groupByOwner(ring);
+  for (const node of new Set([...before, ...after])) {
+    const owned = ownedBy.get(node) ?? [];
+    const target = targets.get(node) ?? 0;
+    if (owned.length > target) surplus.set(node, owned.slice(target));
+    if (owned.length < target) deficit.set(node, target - owned.length);
+  }
+
+  // Round by round each donor gives one batch to the neediest receiver: neighbours in the list then use different nodes, so several moves can run at once.
+  const moves: PlannedMove[] = [];
+  while (surplus.size > 0) {
+    const busy = new Set<NodeId>();
+    for (const from of [...surplus.keys()]) {
+      const rest = surplus.get(from)!;
+      const to = neediest(deficit, busy);
+      busy.add(to);
+      const wanted = deficit.get(to)!;
+      const partitions = rest.splice(0, Math.min(perMove, wanted, rest.length));
+      if (rest.length === 0) surplus.delete(from);
+      if (wanted === partitions.length) deficit.delete(to);
+      else deficit.set(to, wanted - partitions.length);
+      moves.push({ n: moves.length + 1, from, to, partitions, because: reasonFor(from, to, added, removed) });
+    }
+  }
+  const plan = {
+    clusterId: ring.clusterId,
+    epoch: ring.epoch,
+    nodesBefore: before,
+    nodesAfter: [...after],
+    added,
+    removed,
+    moves,
+    partitionsMoved: moves.reduce((sum, move) => sum + move.partitions.length, 0),
+  };
+  return { ...plan, hash: digest(JSON.stringify(plan)) };
+}
+
+/** Whether there is nothing to do: the nodes are those wanted and the ring is balanced. */
+export const isNothingToDo = (plan: MovePlan): boolean =>
+  plan.moves.length === 0 && plan.added.length === 0 && plan.removed.length === 0;
+
+/** Partitions of every owner, ascending; one pass over the ring. */
+function groupByOwner(ring: Ring): Map<NodeId, PartitionIndex[]> {
+  const owned = new Map<NodeId, PartitionIndex[]>();
+  ring.owners.forEach((owner, partition) => {
+    const list = owned.get(owner);
+    if (list) list.push(partition);
+    else owned.set(owner, [partition]);
+  });
+  return owned;
+}
+
+function neediest(deficit: ReadonlyMap<NodeId, number>, busy: ReadonlySet<NodeId>): NodeId {
+  let best: NodeId | undefined;
+  const better = (node: NodeId): boolean =>
+    best === undefined ||
+    (busy.has(best) && !busy.has(node)) ||
+    (busy.has(best) === busy.has(node) && deficit.get(node)! > deficit.get(best)!);
+  for (const node of deficit.keys()) if (better(node)) best = node;
+  if (best === undefined) throw new Error('surplus without deficit');
+  return best;
+}
+
+function reasonFor(from: NodeId, to: NodeId, added: readonly NodeId[], removed: readonly NodeId[]): string {
+  if (removed.includes(from)) return `${from} leaves`;
+  if (added.includes(to)) return `${to} joins`;
+  return `${from} has more than its share`;
+}
+
+const compare = (a: string, b: string): number => (a < b ? -1 : a > b ? 1 : 0);
+
+/** 16 hex digits; names a plan, protects nothing. */
+function digest(text: string): string {
+  const bytes = new TextEncoder().encode(text);
+  return [0, 0x9747b28c].map((seed) => murmur3(bytes, seed).toString(16).padStart(8, '0')).join('');
+}

@@ -1,0 +1,204 @@
+/** The ring store on PostgreSQL: one table, append-only (migrations.ts), LISTEN/NOTIFY as a hint and polling behind it. */
+import pg from 'pg';
+import { codeOf } from '../kit/errors.ts';
+import type { Logger } from '../kit/log.ts';
+import type { RecordedEvent, RingEvent } from '../ring/events.ts';
+import { canonicalJson, chainEvents, GENESIS_HASH } from './chain.ts';
+import { LogCursor } from './cursor.ts';
+import { assertUsable } from './migrate.ts';
+import { openListener } from './listener.ts';
+import { type Authorship, type RingStore, type RingWatcher, VersionConflict } from './ringstore.ts';
+import { eventOf, type EventRow, SELECT_EVENTS } from './rows.ts';
+import { watchLog } from './watch.ts';
+
+export { migrateRingStore } from './migrate.ts';
+
+/** Appends are rare and short: a handful of connections is plenty, and there are many processes. */
+const POOL_MAX = 4;
+const CONNECT_TIMEOUT_MS = 5_000;
+/** Ours, on this side of the wire: only it notices a connection whose other end is silently gone. */
+const QUERY_TIMEOUT_MS = 5_000;
+/** The server's, a little sooner, so that what we gave up on does not go on there. */
+const STATEMENT_TIMEOUT_MS = 4_500;
+const UNIQUE_VIOLATION = '23505';
+
+/**
+ * The event at the expected version, which the new ones are chained to, and the store's clock. Not in the transaction of the append: the row never changes,
+ * and the append looks again whether it is there.
+ */
+const READ_PLACE = `
+  SELECT (SELECT hash FROM ringmaster_ring.events WHERE cluster_id = $1 AND version = $2) AS hash,
+         date_trunc('milliseconds', clock_timestamp()) AS at`;
+
+/**
+ * One statement, so all of it or nothing, and its own transaction. The primary key refuses a version that is taken; the EXISTS refuses a gap.
+ * The notification is sent by the same commit.
+ */
+const APPEND = `
+  WITH written AS (
+    INSERT INTO ringmaster_ring.events (cluster_id, version, id, type, data, actor, reason, operation, at, previous_hash, hash)
+    SELECT $1, e.version, e.id, e.type, e.data::json, $2, $3, $4, $5, e.previous_hash, e.hash
+    FROM unnest($6::bigint[], $7::uuid[], $8::text[], $9::text[], $10::text[], $11::text[])
+      AS e (version, id, type, data, previous_hash, hash)
+    WHERE $12::bigint = 0
+       OR EXISTS (SELECT FROM ringmaster_ring.events p WHERE p.cluster_id = $1 AND p.version = $12 AND p.hash = $13)
+    RETURNING version
+  )
+  SELECT count(*)::int AS written, CASE WHEN count(*) > 0 THEN pg_notify('ringmaster_ring', $1) END FROM written`;
+
+export interface PostgresRingStoreOptions {
+  readonly connectionString: string;
+  /** Shown in pg_stat_activity. Default `ringmaster`. */
+  readonly applicationName?: string;
+  readonly log?: Logger;
+}
+
+/**
+ * A ring store on a database that `migrateRingStore` has prepared. Nothing is connected before it is used. Every first use of a connection checks the
+ * store's version: RING_STORE_TOO_NEW, RING_STORE_NOT_MIGRATED.
+ */
+export function createPostgresRingStore(options: PostgresRingStoreOptions): RingStore {
+  const config: pg.ClientConfig = {
+    connectionString: options.connectionString,
+    application_name: options.applicationName ?? 'ringmaster',
+    connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
+    query_timeout: QUERY_TIMEOUT_MS,
+    statement_timeout: STATEMENT_TIMEOUT_MS,
+    keepAlive: true,
+  };
+  const pool = new pg.Pool({ ...config, max: POOL_MAX, allowExitOnIdle: true });
+  pool.on('error', (error) => options.log?.warn({ error: error.message }, 'ring store: an idle connection was lost'));
+  return new PostgresRingStore(config, pool);
+}
+
+class PostgresRingStore implements RingStore {
+  readonly #config: pg.ClientConfig;
+  readonly #pool: pg.Pool;
+  readonly #prepared = new WeakSet<pg.ClientBase>();
+  readonly #closing = new AbortController();
+  readonly #watches = new Set<Promise<void>>();
+  #closed: Promise<void> | null = null;
+
+  constructor(config: pg.ClientConfig, pool: pg.Pool) {
+    this.#config = config;
+    this.#pool = pool;
+  }
+
+  async clusters(): Promise<string[]> {
+    return await this.#withClient(async (client) => {
+      const { rows } = await client.query<{ cluster_id: string }>(
+        'SELECT cluster_id FROM ringmaster_ring.events WHERE version = 1 ORDER BY cluster_id',
+      );
+      return rows.map((row) => row.cluster_id);
+    });
+  }
+
+  async read(clusterId: string, afterVersion = 0, limit?: number): Promise<RecordedEvent[]> {
+    return await this.#withClient(async (client) => {
+      const { rows } = await client.query<EventRow>(SELECT_EVENTS, [clusterId, afterVersion, limit ?? null]);
+      return rows.map(eventOf);
+    });
+  }
+
+  async append(
+    clusterId: string,
+    expectedVersion: number,
+    events: readonly RingEvent[],
+    by: Authorship,
+  ): Promise<RecordedEvent[]> {
+    if (events.length === 0) return [];
+    return await this.#withClient(async (client) => {
+      const { rows } = await client.query<{ hash: string | null; at: Date }>(READ_PLACE, [clusterId, expectedVersion]);
+      const { hash, at } = rows[0]!;
+      const previousHash = expectedVersion === 0 ? GENESIS_HASH : hash;
+      if (previousHash === null) throw new VersionConflict(clusterId, expectedVersion); // the log is shorter than that
+      const place = { clusterId, afterVersion: expectedVersion, previousHash, at: at.toISOString() };
+      const recorded = chainEvents(place, events, by);
+      if (!(await insert(client, place, recorded, by))) throw new VersionConflict(clusterId, expectedVersion);
+      return recorded;
+    });
+  }
+
+  async watch(
+    clusterId: string,
+    afterVersion: number,
+    watcher: RingWatcher,
+    signal: AbortSignal,
+    lastHash?: string | null,
+  ): Promise<void> {
+    const either = AbortSignal.any([signal, this.#closing.signal]);
+    const open = (stop: AbortSignal) => openListener(this.#config, clusterId, stop);
+    const watching = watchLog(open, new LogCursor(clusterId, afterVersion, lastHash ?? null), watcher, either);
+    const settled = watching.catch(() => {});
+    this.#watches.add(settled);
+    try {
+      await watching;
+    } finally {
+      this.#watches.delete(settled);
+    }
+  }
+
+  async close(): Promise<void> {
+    this.#closing.abort();
+    this.#closed ??= Promise.all([this.#pool.end(), ...this.#watches]).then(() => {});
+    await this.#closed;
+  }
+
+  async #withClient<T>(run: (client: pg.PoolClient) => Promise<T>): Promise<T> {
+    const client = await this.#pool.connect();
+    let broken: boolean | Error = true;
+    try {
+      await this.#prepare(client);
+      const result = await run(client);
+      broken = false;
+      return result;
+    } catch (error) {
+      // What the server answered leaves the connection well (conflicts are everyday); anything else may have left an answer in it that nobody read.
+      broken = !(error instanceof VersionConflict) && !isServerAnswer(error);
+      throw error;
+    } finally {
+      client.release(broken);
+    }
+  }
+
+  async #prepare(client: pg.PoolClient): Promise<void> {
+    if (this.#prepared.has(client)) return;
+    await assertUsable(client);
+    // Whatever the database's default is: an append that was answered must survive a crash.
+    await client.query('SET synchronous_commit = on');
+    this.#prepared.add(client);
+  }
+}
+
+/** False where the version is taken, or the event before it is not there. */
+async function insert(
+  client: pg.ClientBase,
+  place: { clusterId: string; afterVersion: number; previousHash: string; at: string },
+  recorded: readonly RecordedEvent[],
+  by: Authorship,
+): Promise<boolean> {
+  try {
+    const { rows } = await client.query<{ written: number }>(APPEND, [
+      place.clusterId,
+      by.actor,
+      by.reason,
+      by.operation,
+      place.at,
+      recorded.map((event) => event.version),
+      recorded.map((event) => event.id),
+      recorded.map((event) => event.event.type),
+      recorded.map(({ event: { type: _, ...data } }) => canonicalJson(data)),
+      recorded.map((event) => event.previousHash),
+      recorded.map((event) => event.hash),
+      place.afterVersion,
+      place.previousHash,
+    ]);
+    return rows[0]?.written === recorded.length;
+  } catch (error) {
+    if (codeOf(error) === UNIQUE_VIOLATION) return false;
+    throw error;
+  }
+}
+
+const isServerAnswer = (error: unknown): boolean =>
+  error instanceof pg.DatabaseError && error.severity === 'ERROR' && error.code !== '57014';

@@ -1,0 +1,87 @@
+/**
+ * The ring's event log, as everyone uses it: append with the expected version, read, watch. PostgreSQL behind it in `postgres.ts`.
+ */
+import { type RingCommand, decide } from '../ring/decide.ts';
+import type { RecordedEvent, RingEvent } from '../ring/events.ts';
+import { fold, noRing, type Ring } from '../ring/ring.ts';
+import { CodedError } from '../kit/errors.ts';
+
+/** Who appends, and why: stands with every event. */
+export interface Authorship {
+  readonly actor: string;
+  readonly reason: string;
+  readonly operation: string | null;
+}
+
+/** Somebody appended first: read again and decide again. */
+export class VersionConflict extends CodedError {
+  override readonly name = 'VersionConflict';
+  constructor(clusterId: string, expected: number) {
+    super('VERSION_CONFLICT', `log of ${clusterId} is past version ${expected}`, { clusterId, expected });
+  }
+}
+
+/** Who watches a log. */
+export interface RingWatcher {
+  onEvents(events: RecordedEvent[]): void | Promise<void>;
+  /** Hears of each trouble once, and null when it is well again. */
+  onTrouble?(error: Error | null): void;
+}
+
+export interface RingStore {
+  /** Ids of all clusters. */
+  clusters(): Promise<string[]>;
+  /** Events after `afterVersion`, in order; at most `limit` (default: all). Empty for an unknown cluster. */
+  read(clusterId: string, afterVersion?: number, limit?: number): Promise<RecordedEvent[]>;
+  /**
+   * Appends all of `events` at `expectedVersion + 1 …` or nothing. Durable when it returns. Throws VersionConflict; anything else that it throws leaves
+   * open whether the events were written: read again.
+   */
+  append(clusterId: string, expectedVersion: number, events: readonly RingEvent[], by: Authorship): Promise<RecordedEvent[]>;
+  /**
+   * Calls `onEvents` with every event after `afterVersion`, in order, without gaps, one call at a time, until `signal` aborts. Reconnects by itself;
+   * LISTEN/NOTIFY with polling behind it. `onTrouble` hears of lost connections, and null when it is well again. Resolves when stopped.
+   * An error thrown by `onEvents` ends the watch and rejects.
+   * A store that holds less than what this watcher has seen, or another event at the same version, is not followed: `onTrouble` hears RING_STORE_BEHIND, and
+   * the watch goes on looking. `lastHash`: hash of the event at `afterVersion`, for a watcher that saw it in an earlier life.
+   */
+  watch(
+    clusterId: string,
+    afterVersion: number,
+    watcher: RingWatcher,
+    signal: AbortSignal,
+    lastHash?: string | null,
+  ): Promise<void>;
+  close(): Promise<void>;
+}
+
+/** The ring as the store has it now. Unknown clusters are `noRing` (version 0). */
+export async function readRing(store: RingStore, clusterId: string): Promise<Ring> {
+  return fold(noRing(clusterId), await store.read(clusterId));
+}
+
+/**
+ * Decides `command` on the latest ring and appends; on a conflict, or where the answer was lost, reads again and decides again (commands can be repeated).
+ * Throws RingRefusal. Returns the ring after it and what was appended by this call (empty: it had happened already).
+ */
+export async function decideAndAppend(
+  store: RingStore,
+  clusterId: string,
+  command: RingCommand,
+  by: Authorship,
+  options: { readonly signal?: AbortSignal } = {},
+): Promise<{ ring: Ring; events: RecordedEvent[] }> {
+  let ring = await readRing(store, clusterId);
+  for (;;) {
+    options.signal?.throwIfAborted();
+    const decided = decide(ring, command);
+    if (decided.length === 0) return { ring, events: [] };
+    try {
+      const events = await store.append(clusterId, ring.version, decided, by);
+      return { ring: fold(ring, events), events };
+    } catch (error) {
+      if (!(error instanceof VersionConflict)) throw error; // weather: the caller's retry reads again and sees whether it landed
+      ring = fold(ring, await store.read(clusterId, ring.version));
+    }
+  }
+}

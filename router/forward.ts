@@ -1,0 +1,198 @@
+/**
+ * The way of one request: to whom it goes, when, and what its client is told.
+ * Holds: only what a node has provably not stored is sent again (421, or no byte was sent); 2xx is answered only when every part is stored.
+ */
+import { randomUUID } from 'node:crypto';
+import type { NodeFacts } from '../ring/events.ts';
+import { type PartitionIndex, partitionOf } from '../ring/partition.ts';
+import type { Ring } from '../ring/ring.ts';
+import { cutBatch, joinBatch, withMessageId } from './batch-text.ts';
+import { type Gates, HoldRefused, type Ticket } from './gates.ts';
+import type { RouterMetrics } from './metrics.ts';
+import type { Answer, Fate, NodeRequest, Upstream } from './upstream.ts';
+
+/** A request whose users are known, or the part of one. */
+export interface Part {
+  readonly request: NodeRequest;
+  readonly body: Buffer;
+  /** The user key of each event. */
+  readonly users: readonly string[];
+  /** Where each event stood in the client's request. */
+  readonly indexes: readonly number[];
+  /** JSON text of the body, where it is not `body` itself (that one is compressed). */
+  readonly text: string | null;
+}
+
+/** What ends a request that a client waits for. */
+export interface Client {
+  gone: boolean;
+  /** Called when it goes. */
+  readonly onGone: Set<() => void>;
+}
+
+export interface ForwarderOptions {
+  readonly ring: () => Ring;
+  readonly gates: Gates;
+  readonly upstream: Upstream;
+  readonly metrics: RouterMetrics;
+  readonly now: () => number;
+}
+
+export class Forwarder {
+  readonly #o: ForwarderOptions;
+  #next = 0;
+  #nodesOf: { readonly ring: Ring; readonly byId: ReadonlyMap<string, NodeFacts> } | null = null;
+
+  constructor(options: ForwarderOptions) {
+    this.#o = options;
+  }
+
+  /** A request with users: to the owner of all of them, or in parts to each owner. */
+  async send(part: Part, client: Client): Promise<Answer> {
+    const { partitionCount } = this.#o.ring();
+    const partitions = part.users.map((user) => partitionOf(user, partitionCount));
+    return this.#deliver(part, partitions, this.#o.gates.ticket(ticketFacts(part, partitions)), client);
+  }
+
+  /** A request without users: to any member. 421 or no connection: another member, a few rounds long. */
+  async sendToAny(request: NodeRequest, client: Client): Promise<Answer> {
+    const rounds = 3;
+    let refused = false;
+    for (let tried = 0; ; tried += 1) {
+      const { nodes } = this.#o.ring();
+      if (client.gone) return gone;
+      if (tried >= rounds * nodes.length) return refused ? unavailable('NO_OWNER', 'no node takes this in') : unavailable('NODE_UNREACHABLE', 'no node can be reached');
+      if (tried > 0 && tried % nodes.length === 0) await new Promise((resolve) => setTimeout(resolve, 100));
+      this.#next = (this.#next + 1) % nodes.length;
+      const fate = await this.#o.upstream.send(nodes[this.#next]!.url, request);
+      if (fate.kind === 'answered') return fate.answer;
+      if (fate.kind === 'unknown') return unknownOutcome(fate.because);
+      refused ||= fate.kind === 'refused';
+      this.#o.metrics.retries.inc({ reason: fate.kind === 'refused' ? fate.state : 'unreachable' });
+    }
+  }
+
+  async #deliver(part: Part, partitions: readonly PartitionIndex[], ticket: Ticket, client: Client): Promise<Answer> {
+    const { gates, metrics, now, upstream } = this.#o;
+    const drop = (): void => gates.drop(ticket);
+    client.onGone.add(drop);
+    if (client.gone) drop();
+    try {
+      for (;;) {
+        const turn = gates.turn(ticket);
+        if (turn) await turn;
+        const ring = this.#o.ring();
+        const owner = ring.owners[partitions[0]!]!;
+        if (partitions.some((partition) => ring.owners[partition] !== owner)) return await this.#deliverSplit(part, partitions, ticket, ring, client);
+        ticket.sentAt = now();
+        const fate = await upstream.send(this.#nodeOf(ring, owner).url, { ...part.request, body: part.body });
+        const answer = this.#settle(ticket, owner, fate);
+        if (answer) return answer;
+      }
+    } catch (error) {
+      if (!(error instanceof HoldRefused)) throw error;
+      metrics.holdRefusals.inc({ code: error.code });
+      return error.code === 'CLIENT_GONE' ? gone : unavailable(error.code, error.message);
+    } finally {
+      client.onGone.delete(drop);
+    }
+  }
+
+  /** The answer, or null where it is to be sent again. */
+  #settle(ticket: Ticket, node: string, fate: Fate): Answer | null {
+    const { gates, metrics } = this.#o;
+    switch (fate.kind) {
+      case 'answered':
+        gates.accepted(ticket);
+        return fate.answer;
+      case 'unknown':
+        gates.lost(ticket);
+        return unknownOutcome(fate.because);
+      case 'not sent':
+        metrics.retries.inc({ reason: 'unreachable' });
+        gates.refused(ticket, { kind: 'unreachable', node });
+        return null;
+      case 'refused':
+        metrics.retries.inc({ reason: fate.state });
+        gates.refused(ticket, fate.state === 'fenced' ? { ...fate, kind: 'fenced', node } : { ...fate, kind: 'not-owner', node });
+        return null;
+    }
+  }
+
+  async #deliverSplit(part: Part, partitions: readonly PartitionIndex[], ticket: Ticket, ring: Ring, client: Client): Promise<Answer> {
+    const { gates, metrics } = this.#o;
+    const parts = split(part, partitions, ring);
+    metrics.splits.inc();
+    const tickets = gates.replace(ticket, parts.map(({ part: piece, partitions: own }) => ticketFacts(piece, own)));
+    const answers = await Promise.all(parts.map((piece, nth) => this.#deliver(piece.part, piece.partitions, tickets[nth]!, client)));
+    return combine(answers, parts.map((piece) => piece.part));
+  }
+
+  #nodeOf(ring: Ring, node: string): NodeFacts {
+    if (this.#nodesOf?.ring !== ring) this.#nodesOf = { ring, byId: new Map(ring.nodes.map((facts) => [facts.node, facts])) };
+    return this.#nodesOf.byId.get(node)!; // R1: an owner is a member
+  }
+}
+
+function ticketFacts(part: Part, partitions: readonly PartitionIndex[]): Pick<Ticket, 'bytes' | 'partitions' | 'users'> {
+  if (part.users.length === 1) return { bytes: part.body.length, partitions, users: part.users };
+  return { bytes: part.body.length, partitions: [...new Set(partitions)], users: [...new Set(part.users)] };
+}
+
+/** One part for each owner. Events keep their text and order; those without a messageId get one, so that a part can be known again. */
+function split(part: Part, partitions: readonly PartitionIndex[], ring: Ring): { part: Part; partitions: PartitionIndex[] }[] {
+  const batch = cutBatch(part.text ?? part.body.toString('utf8'));
+  const byOwner = new Map<string, number[]>();
+  partitions.forEach((partition, nth) => {
+    const owner = ring.owners[partition]!;
+    const own = byOwner.get(owner);
+    if (own) own.push(nth);
+    else byOwner.set(owner, [nth]);
+  });
+  const headers = { ...part.request.headers };
+  delete headers['content-encoding']; // parts are sent as plain JSON
+  return [...byOwner.values()].map((nths) => ({
+    part: {
+      request: { ...part.request, headers },
+      body: Buffer.from(joinBatch(batch, nths.map((nth) => withMessageId(batch.events[nth]!, randomUUID))), 'utf8'),
+      users: nths.map((nth) => part.users[nth]!),
+      indexes: nths.map((nth) => part.indexes[nth]!),
+      text: null,
+    },
+    partitions: nths.map((nth) => partitions[nth]!),
+  }));
+}
+
+/** One answer of several: 2xx if all are, a common error as it is, else which events met what. */
+function combine(answers: readonly Answer[], parts: readonly Part[]): Answer {
+  const failed = answers.filter((answer) => !isOk(answer.status));
+  if (failed.length === 0) return answers[0]!;
+  if (failed.length === answers.length && failed.every((answer) => answer.status === failed[0]!.status)) return failed[0]!;
+  // The worst first: an unknown outcome, then what may be sent again, then refusals.
+  const rank = (status: number): number => (status === 502 ? 4 : status === 503 ? 3 : status >= 500 ? 2 : 1);
+  const worst = failed.reduce((a, b) => (rank(b.status) > rank(a.status) ? b : a));
+  const told = answers.map((answer, nth) => ({ events: parts[nth]!.indexes, status: answer.status }));
+  const answer = jsonAnswer(worst.status, { error: 'PARTLY_STORED', message: 'some events were not stored: send the batch again', parts: told });
+  if (worst.headers['retry-after'] !== undefined) answer.headers['retry-after'] = worst.headers['retry-after'];
+  return answer;
+}
+
+const isOk = (status: number): boolean => status >= 200 && status < 300;
+
+/** Nobody reads it. */
+const gone: Answer = { status: 499, headers: {}, body: Buffer.alloc(0) };
+
+export function jsonAnswer(status: number, body: unknown): Answer {
+  return { status, headers: { 'content-type': 'application/json' }, body: Buffer.from(`${JSON.stringify(body)}\n`) };
+}
+
+/** Nothing was stored: the client may send it again. */
+export function unavailable(error: string, message: string): Answer {
+  const answer = jsonAnswer(503, { error, message });
+  answer.headers['retry-after'] = '1';
+  return answer;
+}
+
+function unknownOutcome(because: string): Answer {
+  return jsonAnswer(502, { error: 'OUTCOME_UNKNOWN', message: `the node gave no answer, it may have stored the events: ${because}` });
+}

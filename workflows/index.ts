@@ -1,0 +1,3 @@
+/** What the worker registers: every export here is a workflow type. */
+export { MovePartitions } from './move-partitions.ts';
+export { ScaleCluster } from './scale-cluster.ts';

@@ -1,0 +1,28 @@
+/** Checks what was typed, before anything has changed. */
+import { refuse } from './failures.ts';
+import { type ScaleInput, scaleWorkflowId, TARGET_NODES_MAX } from './messages.ts';
+
+const CLUSTER_ID = /^[a-z0-9-]{1,40}$/;
+
+/** The number of nodes that is wanted. Refuses: INPUT_INVALID, WORKFLOW_ID, TARGET_NODES_INVALID. */
+export function checkInput(input: ScaleInput | undefined, workflowId: string): number {
+  if (typeof input !== 'object' || input === null) return refuse('INPUT_INVALID', 'the input must be an object with clusterId, targetNodes and reason');
+  const { clusterId, targetNodes, goal, reason, partitionsPerMoveMax, planHash } = input;
+  if (typeof clusterId !== 'string' || !CLUSTER_ID.test(clusterId)) refuse('INPUT_INVALID', 'clusterId must match [a-z0-9-]{1,40}');
+  if (workflowId !== scaleWorkflowId(clusterId)) {
+    // Only one id can run at a time: that is what makes the operations of a cluster take turns.
+    refuse('WORKFLOW_ID', `operations of ${clusterId} run under the workflow id ${scaleWorkflowId(clusterId)}, not ${workflowId}`);
+  }
+  if (reason !== undefined && typeof reason !== 'string') refuse('INPUT_INVALID', 'reason must be text');
+  if (planHash !== undefined && typeof planHash !== 'string') refuse('INPUT_INVALID', 'planHash must be text');
+  if (partitionsPerMoveMax !== undefined && !(Number.isInteger(partitionsPerMoveMax) && partitionsPerMoveMax >= 1)) {
+    refuse('INPUT_INVALID', 'partitionsPerMoveMax must be a whole number from 1');
+  }
+  if (goal !== undefined && goal?.kind !== 'scale') refuse('INPUT_INVALID', `unknown goal ${JSON.stringify(goal)}`);
+  if (goal !== undefined && targetNodes !== undefined) refuse('INPUT_INVALID', 'give targetNodes or goal, not both');
+  const wanted: unknown = goal ? goal.nodes : targetNodes;
+  if (typeof wanted !== 'number' || !Number.isInteger(wanted) || wanted < 1 || wanted > TARGET_NODES_MAX) {
+    return refuse('TARGET_NODES_INVALID', `targetNodes must be a whole number from 1 to ${TARGET_NODES_MAX}, not ${JSON.stringify(wanted) ?? 'absent'}`);
+  }
+  return wanted;
+}

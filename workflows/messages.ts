@@ -1,0 +1,157 @@
+/**
+ * What passes between `ScaleCluster` and the world: inputs, outcomes, queries, updates, search attributes.
+ * **Boundary:** public. JSON only (no Map, Set, Date, bigint, class); fields are added, never renamed.
+ */
+import { defineSearchAttributeKey } from '@temporalio/common';
+import { defineQuery, defineUpdate } from '@temporalio/workflow';
+import type { NodeId } from '../ring/events.ts';
+import type { PartitionIndex } from '../ring/partition.ts';
+
+export const TASK_QUEUE_DEFAULT = 'ringmaster';
+export const TARGET_NODES_MAX = 1_000;
+
+/** The one workflow id of a cluster: it makes its operations run one at a time. */
+export const scaleWorkflowId = (clusterId: string): string => `scale/${clusterId}`;
+export const moveWorkflowId = (clusterId: string, operationId: string, n: number): string => `scale/${clusterId}/${operationId}/move-${n}`;
+
+/** So plain that it can be typed in Temporal's UI. `targetNodes` is short for `goal: { kind: 'scale', nodes }`. */
+export interface ScaleInput {
+  readonly clusterId: string;
+  readonly targetNodes?: number;
+  readonly goal?: { readonly kind: 'scale'; readonly nodes: number };
+  readonly reason?: string;
+  /** The plan that was approved: another one is refused with PLAN_CHANGED. */
+  readonly planHash?: string;
+  /** Who asked, for the log. */
+  readonly actor?: string;
+  /** Partitions per move at most; default by the planner. */
+  readonly partitionsPerMoveMax?: number;
+  /** Continue as new once the history has this many events. Default: when the server suggests it. */
+  readonly continueAsNewAfterEvents?: number;
+  /** Set by continue-as-new only. */
+  readonly carry?: ScaleCarry;
+}
+
+/** What a long operation takes along when its history continues as new. */
+export interface ScaleCarry {
+  readonly operationId: string;
+  readonly progress: OperationProgress;
+  /** Holder number of the freeze. */
+  readonly holder: number;
+  readonly paused: boolean;
+}
+
+export type OperationState = 'running' | 'paused' | 'blocked' | 'cancelling' | 'completed' | 'cancelled' | 'nothing to do' | 'failed';
+export type PhaseName = 'freeze ring' | 'plan' | 'add nodes' | 'move partitions' | 'verify cluster' | 'remove nodes' | 'unfreeze ring';
+
+/** What an operation waits for, as data. */
+export interface BlockedOn {
+  readonly code: string;
+  readonly message: string;
+  /** ISO 8601. */
+  readonly since: string;
+  readonly phase: PhaseName;
+  readonly move?: string;
+}
+
+export interface MoveProgress {
+  readonly n: number;
+  readonly from: NodeId;
+  readonly to: NodeId;
+  readonly partitions: readonly PartitionIndex[];
+  readonly because: string;
+  readonly state: 'waiting' | 'copying' | 'cutting over' | 'cleaning up' | 'done' | 'aborted';
+  readonly tries: number;
+  readonly jobsMoved: number;
+  readonly jobsCopied: number;
+  readonly lastAbort?: string;
+  /** Id in the ring's log of the try that was handed over. */
+  readonly move?: string;
+}
+
+/** The answer of the query `progress`: the whole operation, for people and programs. */
+export interface OperationProgress {
+  readonly operationId: string;
+  readonly clusterId: string;
+  readonly workflowId: string;
+  readonly reason: string;
+  readonly state: OperationState;
+  readonly phase: PhaseName | null;
+  readonly from: number;
+  readonly to: number;
+  readonly nodesAdded: readonly NodeId[];
+  readonly nodesRemoved: readonly NodeId[];
+  readonly planHash: string | null;
+  readonly partitionsToMove: number;
+  readonly partitionsMoved: number;
+  readonly jobsMoved: number;
+  readonly jobsCopied: number;
+  readonly moves: readonly MoveProgress[];
+  readonly blockedOn: BlockedOn | null;
+  /** The exact command that goes on from here, where one is needed. */
+  readonly nextAction: string | null;
+  /** What was done beyond the plan, in sentences: a freeze taken over, a node removed again. */
+  readonly notes: readonly string[];
+  /** Phase → milliseconds, of those that have ended. */
+  readonly phasesMs: Readonly<Record<string, number>>;
+  /** ISO 8601. */
+  readonly startedAt: string;
+  readonly endedAt: string | null;
+}
+
+export const progressQuery = defineQuery<OperationProgress>('progress');
+
+export interface OperatorRequest {
+  readonly actor?: string;
+  readonly reason?: string;
+}
+/** No further move starts; moves that run finish. */
+export const pauseUpdate = defineUpdate<OperationProgress, [OperatorRequest]>('pause');
+/** Ends a pause, and tries again what a blocked operation waits for. */
+export const resumeUpdate = defineUpdate<OperationProgress, [OperatorRequest]>('resume');
+/** As resume, for an operation that is blocked. */
+export const retryUpdate = defineUpdate<OperationProgress, [OperatorRequest]>('retry');
+/** Moves before their hand-over are aborted, those after it finish; no more start; the ring is valid and unfrozen. */
+export const cancelUpdate = defineUpdate<OperationProgress, [OperatorRequest]>('cancel');
+
+export const searchAttributes = {
+  cluster: defineSearchAttributeKey('RingmasterCluster', 'KEYWORD'),
+  state: defineSearchAttributeKey('RingmasterState', 'KEYWORD'),
+  blockedOn: defineSearchAttributeKey('RingmasterBlockedOn', 'KEYWORD'),
+} as const;
+
+/** Input of the child workflow `MovePartitions`. */
+export interface MoveInput {
+  readonly clusterId: string;
+  readonly operationId: string;
+  readonly holder: number;
+  readonly n: number;
+  readonly from: NodeId;
+  readonly to: NodeId;
+  readonly partitions: readonly PartitionIndex[];
+  readonly reason: string;
+  /** The number of its first try: what an earlier child used up is not used again. Default 1. */
+  readonly tryFrom?: number;
+}
+
+export interface MoveOutcome {
+  readonly n: number;
+  /** `aborted`: cancelled before its hand-over. `blocked`: given up after three tries for one reason, told in `because`; may be started again. */
+  readonly result: 'completed' | 'aborted' | 'blocked';
+  readonly tries: number;
+  readonly jobsMoved: number;
+  readonly jobsCopied: number;
+  readonly code: string | null;
+  readonly because: string | null;
+  /** Id in the ring's log of the last try. */
+  readonly move: string | null;
+}
+
+/** What the child `MovePartitions` is doing right now; its parent only knows that it runs, to keep histories small. */
+export interface MoveStatus {
+  readonly state: MoveProgress['state'];
+  readonly move: string | null;
+  readonly tries: number;
+  readonly lastAbort: string | null;
+}
+export const moveStatusQuery = defineQuery<MoveStatus>('status');

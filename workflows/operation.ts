@@ -1,0 +1,269 @@
+/**
+ * One operation as people see it: its progress, what it waits for, and the messages that change it.
+ *
+ *   state       entry                                 exits
+ *   running     start, resume                         paused, blocked, cancelling, an end
+ *   paused      `pause`: no further move starts        `resume` → running, `cancel`
+ *   blocked     a permanent error in a step, a stall   `resume` or `retry` → the step runs again, `cancel`
+ *   cancelling  `cancel`, or Temporal's cancellation   cancelled; blocked, if the ring cannot be unfrozen
+ *   completed, cancelled, nothing to do, failed        none
+ */
+import { CancelledFailure } from '@temporalio/common';
+import { CancellationScope, condition, log, setCurrentDetails, setHandler, upsertSearchAttributes, workflowInfo } from '@temporalio/workflow';
+import type { Asking, AskingAsHolder } from '../activities/types.ts';
+import type { HolderIdentity } from '../ring/events.ts';
+import type { MovePlan } from '../ring/plan.ts';
+import { detailsOf } from './details.ts';
+import { type Refusal, refusalOf, refuse } from './failures.ts';
+import {
+  type BlockedOn,
+  cancelUpdate,
+  type MoveProgress,
+  type OperationProgress,
+  type OperationState,
+  type OperatorRequest,
+  type PhaseName,
+  pauseUpdate,
+  progressQuery,
+  resumeUpdate,
+  retryUpdate,
+  type ScaleCarry,
+  type ScaleInput,
+  searchAttributes,
+} from './messages.ts';
+
+type Writable<T> = { -readonly [K in keyof T]: T[K] };
+export type MoveEntry = Writable<MoveProgress>;
+type Entry = Writable<Omit<OperationProgress, 'moves' | 'notes' | 'phasesMs'>> & {
+  moves: MoveEntry[];
+  notes: string[];
+  phasesMs: Record<string, number>;
+};
+export type EndState = Extract<OperationState, 'completed' | 'cancelled' | 'nothing to do' | 'failed'>;
+
+export class Operation {
+  readonly input: ScaleInput;
+  readonly progress: Entry;
+  /** Number of our freeze; 0 before it. */
+  holder: number;
+  /** From the moment when the ring may be held by us. */
+  mayHoldRing: boolean;
+  readonly #work = new CancellationScope();
+  #paused: boolean;
+  #cancelRequested = false;
+  #ended: EndState | null = null;
+  #shown = '';
+
+  constructor(input: ScaleInput) {
+    this.input = input;
+    const carry = input?.carry;
+    this.holder = carry?.holder ?? 0;
+    this.mayHoldRing = carry !== undefined;
+    this.#paused = carry?.paused ?? false;
+    this.progress = carry ? (structuredCopy(carry.progress) as Entry) : newProgress(input);
+  }
+
+  /** Handlers, before the first await: an update that comes early would be rejected else. */
+  listen(): void {
+    setHandler(progressQuery, () => this.progress);
+    setHandler(pauseUpdate, (request) => this.#pause(request), { validator: () => this.#assertGoingOn() });
+    setHandler(resumeUpdate, (request) => this.#resume('resumed', request), { validator: () => this.#assertWaiting(this.#paused) });
+    setHandler(retryUpdate, (request) => this.#resume('retried', request), { validator: () => this.#assertWaiting(false) });
+    setHandler(cancelUpdate, (request) => this.#cancel(request), { validator: () => this.#assertGoingOn() });
+    // Temporal's own cancellation arrives here too: the scope's parent is the workflow's.
+    this.#work.cancelRequested.catch(() => this.#noteCancel());
+    this.changed();
+  }
+
+  /** Runs `work` so that `cancel` ends it. */
+  cancellable<T>(work: () => Promise<T>): Promise<T> {
+    return this.#work.run(work);
+  }
+
+  /** Runs a step; a permanent error blocks, and resume or retry runs it again. */
+  async step(phase: PhaseName, run: () => Promise<void>): Promise<void> {
+    const startedAt = Date.now();
+    this.progress.phase = phase;
+    this.changed();
+    try {
+      for (;;) {
+        try {
+          return await run();
+        } catch (error) {
+          const refusal = refusalOf(error);
+          if (!refusal) throw error; // cancellation, an end by code, or a bug
+          // An attempt that fails after the request to cancel is not tried again, and arrives as a failure.
+          if (CancellationScope.current().consideredCancelled) throw new CancelledFailure('the operation is being cancelled');
+          await this.blockedUntilResolved(refusal);
+        }
+      }
+    } finally {
+      this.progress.phasesMs[phase] = (this.progress.phasesMs[phase] ?? 0) + Date.now() - startedAt;
+    }
+  }
+
+  /** Shows what the operation waits for. The first of several stays: it is what nextAction is about. */
+  block({ code, message }: Refusal, move?: string): void {
+    if (this.progress.blockedOn) return;
+    const since = new Date(Date.now()).toISOString();
+    const blockedOn: BlockedOn = { code, message, since, phase: this.progress.phase ?? 'plan', ...(move ? { move } : {}) };
+    this.progress.blockedOn = blockedOn;
+    log.warn('blocked', { ...blockedOn });
+    this.changed();
+  }
+
+  async blockedUntilResolved(refusal: Refusal): Promise<void> {
+    this.block(refusal);
+    await condition(() => this.progress.blockedOn === null);
+  }
+
+  /** Whether moves may start. */
+  get mayStart(): boolean {
+    return !this.#paused && this.progress.blockedOn === null && !this.#cancelRequested;
+  }
+
+  note(sentence: string): void {
+    this.progress.notes.push(sentence);
+    log.info(sentence);
+    this.changed();
+  }
+
+  adopt(plan: MovePlan): void {
+    const { progress } = this;
+    progress.from = plan.nodesBefore.length;
+    progress.to = plan.nodesAfter.length;
+    progress.nodesAdded = plan.added;
+    progress.nodesRemoved = plan.removed;
+    progress.planHash = plan.hash;
+    progress.partitionsToMove = plan.partitionsMoved;
+    progress.moves = plan.moves.map((move) => ({ ...move, state: 'waiting', tries: 0, jobsMoved: 0, jobsCopied: 0 }));
+    this.changed();
+  }
+
+  end(state: EndState): void {
+    this.#ended = state;
+    this.progress.endedAt = new Date(Date.now()).toISOString();
+    this.progress.phase = null;
+    this.progress.blockedOn = null;
+    log.info('operation ended', { state });
+    this.changed();
+  }
+
+  get carry(): ScaleCarry {
+    return { operationId: this.progress.operationId, progress: this.progress, holder: this.holder, paused: this.#paused };
+  }
+
+  get asking(): Asking {
+    const { clusterId, operationId, reason } = this.progress;
+    return { clusterId, operationId, reason };
+  }
+
+  get asHolder(): AskingAsHolder {
+    return { ...this.asking, holder: this.holder };
+  }
+
+  /** The first run stands for the whole chain: continued as new, the operation still holds its ring. */
+  get identity(): HolderIdentity {
+    const { operationId, workflowId } = this.progress;
+    return { operationId, workflowId, runId: operationId };
+  }
+
+  /** Brings what people see up to date. Attributes are an event of the history each time, so only real changes are written. */
+  changed(): void {
+    const { progress } = this;
+    progress.state = this.#state();
+    progress.nextAction = progress.state === 'blocked' || progress.state === 'paused' ? `ringmaster resume ${progress.operationId}` : null;
+    setCurrentDetails(detailsOf(progress));
+    const blockedOn = progress.blockedOn?.code ?? null;
+    const shown = `${progress.state} ${blockedOn}`;
+    if (shown === this.#shown) return;
+    const isFirst = this.#shown === '';
+    this.#shown = shown;
+    upsertSearchAttributes([
+      ...(isFirst ? [{ key: searchAttributes.cluster, value: progress.clusterId }] : []),
+      { key: searchAttributes.state, value: progress.state },
+      ...(isFirst && blockedOn === null ? [] : [{ key: searchAttributes.blockedOn, value: blockedOn }]),
+    ]);
+  }
+
+  #state(): OperationState {
+    if (this.#ended) return this.#ended;
+    if (this.progress.blockedOn) return 'blocked';
+    if (this.#cancelRequested) return 'cancelling';
+    return this.#paused ? 'paused' : 'running';
+  }
+
+  #pause(request: OperatorRequest | undefined): OperationProgress {
+    this.#paused = true;
+    this.note(`paused${by(request)}`);
+    return this.progress;
+  }
+
+  #resume(what: string, request: OperatorRequest | undefined): OperationProgress {
+    this.#paused = false;
+    this.progress.blockedOn = null;
+    this.note(`${what}${by(request)}`);
+    return this.progress;
+  }
+
+  #cancel(request: OperatorRequest | undefined): OperationProgress {
+    if (!this.#cancelRequested) {
+      this.note(`cancel was asked for${by(request)}`);
+      this.#noteCancel();
+      this.#work.cancel();
+    }
+    return this.progress;
+  }
+
+  #noteCancel(): void {
+    if (this.#cancelRequested) return;
+    this.#cancelRequested = true;
+    this.progress.blockedOn = null;
+    this.changed();
+  }
+
+  /** Validators read only, and at once. */
+  #assertGoingOn(): void {
+    if (this.#ended || this.progress.phase === 'unfreeze ring') refuse('OPERATION_ENDING', `operation ${this.progress.operationId} is ending`);
+  }
+
+  #assertWaiting(isPaused: boolean): void {
+    if (this.#ended || !(isPaused || this.progress.blockedOn)) {
+      refuse('OPERATION_NOT_WAITING', `operation ${this.progress.operationId} is ${this.progress.state}: it waits for nobody`);
+    }
+  }
+}
+
+function newProgress(input: ScaleInput | undefined): Entry {
+  const { firstExecutionRunId, workflowId, startTime } = workflowInfo();
+  const targetNodes = input?.goal?.nodes ?? input?.targetNodes;
+  const clusterId = typeof input?.clusterId === 'string' ? input.clusterId.slice(0, 40) : '';
+  return {
+    operationId: firstExecutionRunId,
+    clusterId,
+    workflowId,
+    reason: typeof input?.reason === 'string' && input.reason !== '' ? input.reason : `scale to ${targetNodes} nodes`,
+    state: 'running',
+    phase: null,
+    from: 0,
+    to: typeof targetNodes === 'number' ? targetNodes : 0,
+    nodesAdded: [],
+    nodesRemoved: [],
+    planHash: null,
+    partitionsToMove: 0,
+    partitionsMoved: 0,
+    jobsMoved: 0,
+    jobsCopied: 0,
+    moves: [],
+    blockedOn: null,
+    nextAction: null,
+    notes: [],
+    phasesMs: {},
+    startedAt: startTime.toISOString(),
+    endedAt: null,
+  };
+}
+
+const by = (request: OperatorRequest | undefined): string =>
+  `${request?.actor ? ` by ${request.actor}` : ''}${request?.reason ? `: ${request.reason}` : ''}`;
+const structuredCopy = <T>(value: T): T => JSON.parse(JSON.stringify(value)) as T;

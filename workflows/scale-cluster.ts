@@ -1,0 +1,185 @@
+/**
+ * Scales the cluster to `input.targetNodes` nodes.
+ * Holds: no partition is ever without an owner; a run that was killed between any two steps can be started again with the same input, which takes its freeze
+ * over, and ends the same.
+ * Refuses, before anything has changed: INPUT_INVALID, WORKFLOW_ID, TARGET_NODES_INVALID, CLUSTER_UNKNOWN, PLAN_CHANGED. Whatever else goes wrong blocks the
+ * operation by its code (RING_BUSY, NODE_NOT_EMPTY, STALLED …) until somebody resumes or cancels it.
+ */
+import { CancelledFailure } from '@temporalio/common';
+import { allHandlersFinished, CancellationScope, condition, continueAsNew, isCancellation, workflowInfo } from '@temporalio/workflow';
+import { isNothingToDo, type MovePlan, nodeNames, planMoves } from '../ring/plan.ts';
+import type { NodeId } from '../ring/events.ts';
+import type { RingSummary } from '../activities/types.ts';
+import { call, cleanUp, pods, ring, verifyCluster } from './activities.ts';
+import { isBug, refusalOf, refuse } from './failures.ts';
+import { checkInput } from './input.ts';
+import type { OperationProgress, ScaleInput } from './messages.ts';
+import { type EndState, Operation } from './operation.ts';
+import { expandRing } from './ring-summary.ts';
+import { runMoves } from './run-moves.ts';
+
+const NODES_AT_ONCE = 8; // pods that start at the same time compete for machines and images
+
+type Ending = EndState | 'continue as new';
+
+export async function ScaleCluster(input: ScaleInput): Promise<OperationProgress> {
+  const op = new Operation(input);
+  op.listen();
+  /** Stays null on a bug: that fails the task, which is tried again once a fix is deployed; nothing may be unwound meanwhile. */
+  let ending: Ending | null = null;
+  let failure: unknown;
+  try {
+    ending = await op.cancellable(async (): Promise<Ending> => {
+      const wanted = nodeNames(checkInput(input, workflowInfo().workflowId));
+      if (!input.carry) {
+        await op.step('plan', () => lookAhead(op, wanted));
+        if (hasNothingToDo(op)) return 'nothing to do';
+        await op.step('freeze ring', () => freezeRing(op));
+        await op.step('plan', () => makePlan(op, wanted));
+        if (hasNothingToDo(op)) return 'nothing to do';
+        await op.step('add nodes', () => addNodes(op));
+      }
+      await op.step('move partitions', () => runMoves(op));
+      if (op.progress.moves.some((move) => move.state !== 'done')) return 'continue as new';
+      await op.step('verify cluster', () => verify(op));
+      await op.step('remove nodes', () => removeNodes(op));
+      return 'completed';
+    });
+  } catch (error) {
+    if (isBug(error)) throw error;
+    ending = isCancellation(error) ? 'cancelled' : 'failed';
+    failure = error;
+  } finally {
+    // Here, and not after the freeze: the freeze may have happened although its answer was lost. Nothing happens unless this run holds the ring.
+    if (op.mayHoldRing && ending !== null && ending !== 'continue as new') {
+      const isUndone = ending === 'cancelled' || ending === 'failed';
+      await CancellationScope.nonCancellable(async () => {
+        if (isUndone) await removeUnusedNodes(op);
+        await op.step('unfreeze ring', () => unfreezeRing(op));
+      });
+    }
+  }
+  if (ending === 'continue as new') {
+    await condition(allHandlersFinished);
+    await continueAsNew<typeof ScaleCluster>({ ...input, carry: op.carry });
+  } else {
+    op.end(ending);
+  }
+  await CancellationScope.nonCancellable(() => condition(allHandlersFinished));
+  if (ending === 'failed') throw failure;
+  // Cancelled by Temporal's own request it is also for Temporal a cancelled run; the query still answers.
+  if (ending === 'cancelled' && CancellationScope.current().consideredCancelled) throw new CancelledFailure('the operation was cancelled');
+  return op.progress;
+}
+
+/** Plans on the ring as it is, so that a bad input or an idle request ends before anything has changed. */
+async function lookAhead(op: Operation, wanted: readonly NodeId[]): Promise<void> {
+  const { clusterId } = op.progress;
+  const seen = await call(ring.readRing, `the ring of ${clusterId}`, { clusterId }).catch((error: unknown) => {
+    const refusal = refusalOf(error);
+    if (refusal?.code === 'CLUSTER_UNKNOWN') refuse(refusal.code, refusal.message);
+    throw error;
+  });
+  op.adopt(plan(op, seen, wanted));
+}
+
+/** Holds the topology; and ends what an operation that is gone has left behind. */
+async function freezeRing(op: Operation): Promise<void> {
+  op.mayHoldRing = true;
+  const { clusterId } = op.progress;
+  const frozen = await call(ring.freeze, `freeze the ring of ${clusterId}`, { ...op.asking, by: op.identity });
+  op.holder = frozen.holder;
+  if (frozen.takenOverFrom) {
+    const { operationId, because } = frozen.takenOverFrom;
+    op.note(`the freeze of operation ${operationId} was taken over: ${because}`);
+  }
+  for (const left of frozen.leftovers) {
+    const abort = { ...op.asking, move: left.move, because: 'its operation is gone' };
+    const answer =
+      left.state === 'started' ? await call(ring.abortMove, `abort ${left.move}, which was left open`, abort) : { result: left.state };
+    if (answer.result === 'handed over') {
+      const { move, from, to, partitions } = left;
+      await call(cleanUp, `complete ${move}, which was left handed over`, { ...op.asHolder, move, from, to, partitions });
+    }
+    op.note(`move ${left.move}, left open, was ${answer.result === 'aborted' ? 'aborted' : 'completed'}`);
+  }
+  frozenRings.set(op, frozen.ring);
+}
+
+/** Between two steps of one run only; not part of the state that continues as new. */
+const frozenRings = new WeakMap<Operation, RingSummary>();
+
+/** Plans again: only now nobody else can change the ring. */
+async function makePlan(op: Operation, wanted: readonly NodeId[]): Promise<void> {
+  op.adopt(plan(op, frozenRings.get(op)!, wanted));
+}
+
+function plan(op: Operation, seen: RingSummary, wanted: readonly NodeId[]): MovePlan {
+  if (wanted.length > seen.partitionCount) {
+    refuse('TARGET_NODES_INVALID', `${wanted.length} nodes cannot share the ${seen.partitionCount} partitions of ${seen.clusterId}`);
+  }
+  const { partitionsPerMoveMax, planHash } = op.input;
+  const made = planMoves(expandRing(seen), wanted, partitionsPerMoveMax === undefined ? {} : { partitionsPerMoveMax });
+  if (planHash !== undefined && planHash !== made.hash) {
+    refuse('PLAN_CHANGED', `the plan is ${made.hash} by now, ${planHash} was approved (epoch ${seen.epoch})`);
+  }
+  return made;
+}
+
+const hasNothingToDo = ({ progress }: Operation): boolean =>
+  isNothingToDo({ moves: progress.moves, added: progress.nodesAdded, removed: progress.nodesRemoved });
+
+/** Each new node: its pod, then member, then serving. Only then may a move go there. */
+async function addNodes(op: Operation): Promise<void> {
+  await eachOf(op.progress.nodesAdded, NODES_AT_ONCE, async (node) => {
+    const facts = await call(pods.ensureNode, `start ${node}`, { ...op.asHolder, node });
+    const { version } = await call(ring.joinNode, `${node} joins the ring`, { ...op.asHolder, facts });
+    await call(pods.waitServing, `${node} serves`, { ...op.asking, node, version });
+  });
+}
+
+async function verify(op: Operation): Promise<void> {
+  const moves = op.progress.moves.flatMap(({ move }) => (move ? [move] : []));
+  await call(verifyCluster, `${moves.length} proofs, and no job where it does not belong`, { ...op.asking, moves });
+}
+
+/** The highest ordinal first, one at a time: what a StatefulSet can do. */
+async function removeNodes(op: Operation): Promise<void> {
+  for (const node of highestFirst(op.progress.nodesRemoved)) {
+    await call(pods.removeNode, `remove ${node}, if it is empty`, { ...op.asHolder, node });
+  }
+}
+
+/**
+ * After a cancellation: nodes that were added and got no partition go again, so that the next operation finds the cluster as it was. Those that own something
+ * stay members; undoing that is another operation. Trouble here must not keep the ring frozen.
+ */
+async function removeUnusedNodes(op: Operation): Promise<void> {
+  for (const node of highestFirst(op.progress.nodesAdded)) {
+    try {
+      const { removed } = await call(pods.removeUnused, `remove ${node}, if nothing was moved there`, { ...op.asHolder, node });
+      op.note(removed ? `${node} was removed again: it owned nothing` : `${node} stays: it owns partitions by now`);
+    } catch (error) {
+      const refusal = refusalOf(error);
+      if (!refusal) throw error;
+      op.note(`${node} was left as it is: ${refusal.code}: ${refusal.message}`);
+    }
+  }
+}
+
+async function unfreezeRing(op: Operation): Promise<void> {
+  await call(ring.unfreeze, `unfreeze the ring of ${op.progress.clusterId}`, { ...op.asking, by: op.identity });
+}
+
+const ordinalOf = (node: NodeId): number => Number(/\d+$/.exec(node)?.[0] ?? 0);
+const highestFirst = (nodes: readonly NodeId[]): NodeId[] => [...nodes].sort((a, b) => ordinalOf(b) - ordinalOf(a));
+
+/** Runs `each` for all items, `atOnce` at a time. Waits for those under way also when one fails: a step that runs again must not meet its former self. */
+async function eachOf<T>(items: readonly T[], atOnce: number, each: (item: T) => Promise<void>): Promise<void> {
+  const rest = [...items];
+  const lane = async (): Promise<void> => {
+    for (let item = rest.shift(); item !== undefined; item = rest.shift()) await each(item);
+  };
+  const ended = await Promise.allSettled(Array.from({ length: Math.min(atOnce, items.length) }, lane));
+  for (const result of ended) if (result.status === 'rejected') throw result.reason;
+}
