@@ -27,8 +27,13 @@ export function pendingBetween(datasets: readonly SourceDataset[], after: number
     FROM ${jobsTable(prefix, dataset)} AS j ${lastStatus(prefix, dataset)}
     WHERE j.partition_id = ANY (${quoteTextArray(partitionIds)}) AND j.job_id > ${after} ${upTo === null ? '' : `AND j.job_id <= ${upTo}`} AND ${isPending}`,
   );
-  return parts.length > 0 ? `(${parts.join(' UNION ALL ')})` : `(SELECT ${jobColumns.map((c) => `NULL AS ${c}`).join(', ')}, NULL AS job_state, NULL AS attempt WHERE false)`;
+  return parts.length > 0 ? `(${parts.join(' UNION ALL ')})` : NO_JOBS;
 }
+
+/** Where no dataset holds these partitions: no rows, of the right types. */
+const NO_JOBS = `(
+  SELECT ${jobColumns.map((column) => `NULL::${{ job_id: 'bigint', created_at: 'timestamptz', expire_at: 'timestamptz' }[column as string] ?? 'text'} AS ${column}`).join(', ')},
+    NULL::text AS job_state, NULL::integer AS attempt WHERE false)`;
 
 export const selectLowestPending = (datasets: readonly SourceDataset[], upTo: number): string =>
   `SELECT min(p.job_id)::text AS lowest FROM ${pendingBetween(datasets, 0, upTo)} AS p`;

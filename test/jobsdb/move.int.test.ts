@@ -1,0 +1,316 @@
+/**
+ * Goal: a move keeps every pending job, its order and its state, whatever is written meanwhile and whoever comes too late.
+ * Method: two real databases with real stewards, a ring in memory; the test plays orchestrator, gateway and deliverer step by step.
+ */
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import pg from 'pg';
+import { copyPass, verifyPending } from '../../jobsdb/copy.ts';
+import { until } from '../support/wait.ts';
+import { addJobs, addStatus, createFixture, type Fixture, pendingAt, type TestNode } from './move-fixture.ts';
+
+let f: Fixture;
+beforeEach(async () => {
+  f = await createFixture();
+});
+afterEach(() => f.close());
+
+const numbers = async (node: TestNode, partition: number, prefix: 'gw' | 'rt' = 'gw'): Promise<number[]> => (await pendingAt(node, partition, prefix)).map((row) => row.n);
+const stateOf = async (node: TestNode, partition: number): Promise<string> =>
+  (await node.pool.query<{ state: string }>('SELECT state FROM ringmaster.partitions WHERE partition = $1', [partition])).rows[0]!.state;
+const opens = (node: TestNode, partition: number) => until(async () => (await stateOf(node, partition)) === 'open', { deadlineMs: 5_000, what: `partition ${partition} opens at ${node.name}` });
+const jobs = (partition: number, from: number, to: number, more = {}) => Array.from({ length: to - from }, (_, i) => ({ partition, payload: { n: from + i }, ...more }));
+const handOver = async (move: string, token: number, job: Parameters<typeof verifyPending>[0]) => f.append({ type: 'hand over', move, token, proof: await verifyPending(job) });
+
+/** The whole of a move, nothing going wrong. */
+async function moveAll(move: string, from: TestNode, to: TestNode, partitions: number[]): Promise<void> {
+  const command = await f.begin(move, from, to, partitions);
+  const job = await f.copyJob(command, from, to);
+  await copyPass(job);
+  await from.steward.quiesce({ ...command, limitMs: 1_000 });
+  await copyPass(job);
+  await from.steward.fence({ ...command, holdDeadlineMs: 5_000 });
+  await copyPass(job);
+  await handOver(move, command.token, job);
+  for (const partition of partitions) await opens(to, partition);
+  await until(async () => (await from.steward.status()).settledVersion >= (await f.ring()).version, { deadlineMs: 5_000, what: 'the source has put away what it moved' });
+  await f.append({ type: 'complete move', move });
+}
+
+describe('a move', () => {
+  test('brings every pending job, in order, with its state and attempts; leaves finished ones; and the source keeps nothing pending', async () => {
+    await addJobs(f.a.pool, jobs(0, 0, 20));
+    const [waiting, done] = await addJobs(f.a.pool, [
+      { partition: 0, payload: { n: 100 }, states: ['executing', 'failed'] },
+      { partition: 0, payload: { n: 101 }, states: ['executing', 'succeeded'] },
+    ]);
+    await addStatus(f.a.pool, waiting!, 'failed', 'gw', 7);
+    await addJobs(f.a.pool, jobs(0, 0, 3, { prefix: 'rt' }));
+    await addJobs(f.a.pool, jobs(1, 500, 503));
+    expect(done).toBeGreaterThan(0);
+
+    await moveAll('op/move-1.1', f.a, f.b, [0]);
+
+    expect(await numbers(f.b, 0)).toEqual([...Array.from({ length: 20 }, (_, n) => n), 100]);
+    expect((await pendingAt(f.b, 0)).at(-1)).toMatchObject({ state: 'failed', attempt: 7 });
+    expect(await numbers(f.b, 0, 'rt')).toEqual([0, 1, 2]);
+    expect(await numbers(f.a, 0)).toEqual([]);
+    expect(await numbers(f.a, 1)).toEqual([500, 501, 502]); // its neighbours do not notice
+    expect(await stateOf(f.a, 0)).toBe('closed');
+    expect((await f.a.steward.status()).pendingJobs).toBe(3);
+  });
+
+  test('brings what comes in and what is finished while it copies', async () => {
+    const ids = await addJobs(f.a.pool, jobs(0, 0, 10));
+    const command = await f.begin('op/move-1.1', f.a, f.b, [0]);
+    const job = await f.copyJob(command, f.a, f.b);
+    await copyPass(job);
+    await addJobs(f.a.pool, jobs(0, 10, 15));
+    await addStatus(f.a.pool, ids[0]!, 'succeeded');
+    await addStatus(f.a.pool, ids[1]!, 'failed');
+    expect(await copyPass(job)).toMatchObject({ pass: 2, jobs: 5, statuses: 2 });
+    await f.a.steward.quiesce({ ...command, limitMs: 1_000 });
+    await addJobs(f.a.pool, jobs(0, 15, 17)); // paused: intake goes on
+    await f.a.steward.fence({ ...command, holdDeadlineMs: 5_000 });
+    await copyPass(job);
+    await handOver(command.move, command.token, job);
+    await opens(f.b, 0);
+    expect(await numbers(f.b, 0)).toEqual(Array.from({ length: 16 }, (_, i) => i + 1));
+  });
+
+  test('there and back and there again: each job lives at one node, ids of what comes later lie above', async () => {
+    await addJobs(f.a.pool, jobs(0, 0, 5));
+    await moveAll('op/move-1.1', f.a, f.b, [0]);
+    await addJobs(f.b.pool, jobs(0, 5, 8));
+    expect(await numbers(f.b, 0)).toEqual([0, 1, 2, 3, 4, 5, 6, 7]);
+    await moveAll('op/move-2.1', f.b, f.a, [0]);
+    await addJobs(f.a.pool, jobs(0, 8, 9));
+    expect(await numbers(f.a, 0)).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8]);
+    expect(await numbers(f.b, 0)).toEqual([]);
+    await moveAll('op/move-3.1', f.a, f.b, [0]);
+    expect(await numbers(f.b, 0)).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8]);
+  });
+
+  test('a status written at the new owner outranks every status that came along', async () => {
+    const [id] = await addJobs(f.a.pool, [{ partition: 0, payload: { n: 1 } }]);
+    for (let i = 0; i < 30; i += 1) await addStatus(f.a.pool, id!, 'failed', 'gw', i);
+    await moveAll('op/move-1.1', f.a, f.b, [0]);
+    await f.b.pool.query(`INSERT INTO public.gw_job_status_2 (job_id, job_state, attempt) SELECT job_id, 'succeeded', 31 FROM public.gw_jobs_2`);
+    expect(await numbers(f.b, 0)).toEqual([]);
+  });
+
+  test('brings the window of messageIds', async () => {
+    await f.a.pool.query("INSERT INTO ringmaster.message_ids (partition, message_id) VALUES (0, 'm-1'), (1, 'm-2')");
+    await moveAll('op/move-1.1', f.a, f.b, [0]);
+    const known = await f.b.pool.query<{ message_id: string }>('SELECT message_id FROM ringmaster.message_ids');
+    expect(known.rows).toEqual([{ message_id: 'm-1' }]);
+  });
+
+  test('copies in chunks, and a retry goes on after the last one that was committed', async () => {
+    await addJobs(f.a.pool, jobs(0, 0, 25));
+    const command = await f.begin('op/move-1.1', f.a, f.b, [0]);
+    const first = await f.copyJob(command, f.a, f.b, 10);
+    const dying = new AbortController();
+    let rows = 0;
+    await expect(
+      copyPass({
+        ...first,
+        signal: dying.signal,
+        onRows: (n) => {
+          rows += n;
+          dying.abort(new Error('the worker dies'));
+        },
+      }),
+    ).rejects.toThrow('the worker dies');
+    expect(rows).toBe(10);
+    const retry = await f.claim(command.move, 'retry');
+    const second = await f.copyJob(retry, f.a, f.b, 10);
+    expect(await copyPass(second)).toMatchObject({ pass: 1, jobs: 15 });
+    await f.a.steward.quiesce({ ...retry, limitMs: 1_000 });
+    await f.a.steward.fence({ ...retry, holdDeadlineMs: 5_000 });
+    await copyPass(second);
+    await handOver(retry.move, retry.token, second);
+    await opens(f.b, 0);
+    expect(await numbers(f.b, 0)).toEqual(Array.from({ length: 25 }, (_, n) => n));
+  });
+});
+
+describe('a row with a lower id that commits late', () => {
+  test('is in the pass: the copy waits for transactions that were writing when it took its mark', async () => {
+    const late = new pg.Client({ connectionString: f.a.database.url });
+    await late.connect();
+    await late.query('BEGIN');
+    await addJobs(late, [{ partition: 0, payload: { n: 0 } }]);
+    await addJobs(f.a.pool, [{ partition: 0, payload: { n: 1 } }]);
+    const command = await f.begin('op/move-1.1', f.a, f.b, [0]);
+    const job = await f.copyJob(command, f.a, f.b);
+    const copying = copyPass(job);
+    const waited = await Promise.race([copying.then(() => 'copied'), new Promise((resolve) => setTimeout(resolve, 300, 'waits'))]);
+    expect(waited).toBe('waits');
+    await late.query('COMMIT');
+    await late.end();
+    expect(await copying).toMatchObject({ jobs: 2 });
+  });
+
+  test('holds for statuses as well', async () => {
+    const [id] = await addJobs(f.a.pool, [{ partition: 0, payload: { n: 0 } }]);
+    const command = await f.begin('op/move-1.1', f.a, f.b, [0]);
+    const job = await f.copyJob(command, f.a, f.b);
+    await copyPass(job);
+    const late = new pg.Client({ connectionString: f.a.database.url });
+    await late.connect();
+    await late.query('BEGIN');
+    await addStatus(late, id!, 'succeeded');
+    const copying = copyPass(job);
+    await new Promise((resolve) => setTimeout(resolve, 100)); // the wait itself is what the test above shows; here only the outcome counts
+    await late.query('COMMIT');
+    await late.end();
+    expect(await copying).toMatchObject({ statuses: 1 });
+  });
+});
+
+describe('who comes too late', () => {
+  test('an older attempt cannot write at the target once a newer one has prepared', async () => {
+    await addJobs(f.a.pool, jobs(0, 0, 3));
+    const old = await f.begin('op/move-1.1', f.a, f.b, [0]);
+    const oldJob = await f.copyJob(old, f.a, f.b);
+    const next = await f.claim(old.move, 'newer');
+    await f.copyJob(next, f.a, f.b);
+    await expect(copyPass(oldJob)).rejects.toMatchObject({ code: 'STALE_TOKEN' });
+  });
+
+  test('an older attempt cannot command source or target once a newer one has claimed', async () => {
+    const old = await f.begin('op/move-1.1', f.a, f.b, [0]);
+    await f.claim(old.move, 'newer');
+    await until(async () => (await f.a.steward.status()).foldedVersion >= (await f.ring()).version, { deadlineMs: 5_000, what: 'folded' });
+    await expect(f.a.steward.quiesce({ ...old, limitMs: 100 })).rejects.toMatchObject({ code: 'STALE_TOKEN' });
+    await expect(f.b.steward.prepare(old)).rejects.toMatchObject({ code: 'STALE_TOKEN' });
+    expect(await stateOf(f.a, 0)).toBe('open');
+  });
+
+  test('a newer attempt waits for an open write of the older one', async () => {
+    const old = await f.begin('op/move-1.1', f.a, f.b, [0]);
+    await f.copyJob(old, f.a, f.b);
+    const writing = await f.b.pool.connect();
+    await writing.query('BEGIN');
+    await writing.query('SELECT token FROM ringmaster.imports WHERE move = $1 FOR SHARE', [old.move]);
+    const next = await f.claim(old.move, 'newer');
+    let prepared = false;
+    const preparing = f.b.steward.prepare(next).then(() => {
+      prepared = true;
+    });
+    await new Promise((resolve) => setTimeout(resolve, 200));
+    expect(prepared).toBe(false);
+    await writing.query('COMMIT');
+    writing.release();
+    await preparing;
+  });
+
+  test('prepare is refused for partitions that the node owns', async () => {
+    const command = await f.begin('op/move-1.1', f.a, f.b, [0]);
+    await f.b.pool.query("INSERT INTO ringmaster.partitions (partition, state, token) VALUES (0, 'open', 1) ON CONFLICT (partition) DO UPDATE SET state = 'open'");
+    await expect(f.b.steward.prepare(command)).rejects.toMatchObject({ code: 'NODE_OWNS_PARTITION' });
+  });
+
+  test('a process that is no longer the node changes nothing', async () => {
+    const command = await f.begin('op/move-1.1', f.a, f.b, [0]);
+    const zombie = f.a.steward;
+    await f.a.pool.query('SELECT * FROM ringmaster.raise_instance()');
+    await expect(zombie.quiesce({ ...command, limitMs: 100 })).rejects.toMatchObject({ code: 'RM001' });
+  });
+});
+
+describe('an aborted move', () => {
+  test('lifts the fence at the source and is forgotten at the target, also its messageIds', async () => {
+    await f.a.pool.query("INSERT INTO ringmaster.message_ids (partition, message_id) VALUES (0, 'm-1')");
+    await addJobs(f.a.pool, jobs(0, 0, 3));
+    const command = await f.begin('op/move-1.1', f.a, f.b, [0]);
+    const job = await f.copyJob(command, f.a, f.b);
+    await f.a.steward.quiesce({ ...command, limitMs: 1_000 });
+    await f.a.steward.fence({ ...command, holdDeadlineMs: 5_000 });
+    await copyPass(job);
+    expect(await stateOf(f.a, 0)).toBe('fenced');
+    await f.append({ type: 'abort move', move: command.move, because: 'test' });
+    await opens(f.a, 0);
+    await until(async () => (await f.b.pool.query("SELECT FROM pg_tables WHERE tablename ~ '^(gw|rt)_jobs_2$'")).rowCount === 0, { deadlineMs: 5_000, what: 'the copy is dropped' });
+    await until(async () => (await f.b.pool.query('SELECT FROM ringmaster.message_ids')).rowCount === 0, { deadlineMs: 5_000, what: 'its messageIds too' });
+    expect(await numbers(f.a, 0)).toEqual([0, 1, 2]);
+    await moveAll('op/move-1.2', f.a, f.b, [0]);
+    expect(await numbers(f.b, 0)).toEqual([0, 1, 2]);
+  });
+
+  test('the source aborts by itself when nobody ends the move, and then serves again', async () => {
+    const command = await f.begin('op/move-1.1', f.a, f.b, [0]);
+    await f.a.steward.quiesce({ ...command, limitMs: 1_000 });
+    await f.a.steward.fence({ ...command, holdDeadlineMs: 300 });
+    await opens(f.a, 0);
+    expect((await f.ring()).moves).toEqual([]);
+    expect((await f.store.read('test')).at(-1)).toMatchObject({ actor: 'a', event: { type: 'move aborted' } });
+  });
+
+  test('a retry does not get more time for a fence that is there', async () => {
+    const command = await f.begin('op/move-1.1', f.a, f.b, [0]);
+    await f.a.steward.quiesce({ ...command, limitMs: 1_000 });
+    await f.a.steward.fence({ ...command, holdDeadlineMs: 400 });
+    const retry = await f.claim(command.move, 'retry');
+    await f.a.steward.quiesce({ ...retry, limitMs: 1_000 });
+    expect(await stateOf(f.a, 0)).toBe('fenced');
+    await f.a.steward.fence({ ...retry, holdDeadlineMs: 60_000 });
+    await opens(f.a, 0);
+  });
+
+  test('deliveries that do not end in time: QUIESCE_TIMEOUT names the destination, and the partitions stay paused until the abort', async () => {
+    const command = await f.begin('op/move-1.1', f.a, f.b, [0]);
+    f.a.work.busy = new Promise(() => undefined);
+    await expect(f.a.steward.quiesce({ ...command, limitMs: 50 })).rejects.toMatchObject({ code: 'QUIESCE_TIMEOUT', details: { destinations: ['slow-destination'] } });
+    expect(await stateOf(f.a, 0)).toBe('paused');
+    await f.append({ type: 'abort move', move: command.move, because: 'test' });
+    await opens(f.a, 0);
+    expect(f.a.work.calls.slice(-1)).toEqual(['opened 0']);
+  });
+});
+
+describe('a restart', () => {
+  test('finds its fence as it was, and the state ends as the log says', async () => {
+    const command = await f.begin('op/move-1.1', f.a, f.b, [0]);
+    await f.a.steward.quiesce({ ...command, limitMs: 1_000 });
+    await f.a.steward.fence({ ...command, holdDeadlineMs: 60_000 });
+    const again = await f.restart(f.a);
+    await until(async () => (await again.steward.status()).serving, { deadlineMs: 5_000, what: 'it serves' });
+    expect(await stateOf(again, 0)).toBe('fenced');
+    expect(again.work.calls).toEqual(['opened 1']);
+    await f.append({ type: 'abort move', move: command.move, because: 'test' });
+    await opens(again, 0);
+  });
+
+  test('with another database: it opens nothing and says why', async () => {
+    await f.a.pool.query('UPDATE ringmaster.node SET database_id = gen_random_uuid()');
+    const again = await f.restart(f.a);
+    await until(async () => (await again.steward.status()).blocked !== null, { deadlineMs: 5_000, what: 'it is blocked' });
+    expect(await again.steward.status()).toMatchObject({ serving: false, blocked: { code: 'NODE_OTHER_DATABASE' } });
+    expect(again.work.calls).toEqual([]);
+  });
+});
+
+describe('verification', () => {
+  async function fenced() {
+    await addJobs(f.a.pool, jobs(0, 0, 6));
+    const command = await f.begin('op/move-1.1', f.a, f.b, [0]);
+    const job = await f.copyJob(command, f.a, f.b);
+    await f.a.steward.quiesce({ ...command, limitMs: 1_000 });
+    await f.a.steward.fence({ ...command, holdDeadlineMs: 10_000 });
+    await copyPass(job);
+    return job;
+  }
+  test.each([
+    ['a row that is missing', 'DELETE FROM public.gw_jobs_2 WHERE job_id = (SELECT min(job_id) FROM public.gw_jobs_2)'],
+    ['a row too many', "INSERT INTO public.gw_jobs_2 SELECT max(job_id) + 1000, workspace_id, gen_random_uuid(), user_id, partition_id, parameters, custom_val, event_payload FROM public.gw_jobs_2 GROUP BY 2, 4, 5, 6, 7, 8 LIMIT 1"],
+    ['two rows that changed places', 'UPDATE public.gw_jobs_2 AS x SET uuid = y.uuid FROM public.gw_jobs_2 AS y WHERE x.job_id + y.job_id = (SELECT min(job_id) + max(job_id) FROM public.gw_jobs_2)'],
+    ['a state that differs', "INSERT INTO public.gw_job_status_2 (job_id, job_state, attempt) SELECT min(job_id), 'failed', 1 FROM public.gw_jobs_2"],
+    ['a job that is finished on one side', "INSERT INTO public.gw_job_status_2 (job_id, job_state, attempt) SELECT min(job_id), 'succeeded', 1 FROM public.gw_jobs_2"],
+  ])('finds %s', async (_, damage) => {
+    const job = await fenced();
+    await expect(verifyPending(job)).resolves.toMatchObject({ jobsPending: 6 });
+    await f.b.pool.query(damage);
+    await expect(verifyPending(job)).rejects.toMatchObject({ code: 'VERIFY_MISMATCH' });
+  });
+});
