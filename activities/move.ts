@@ -113,18 +113,25 @@ export function createMoveActivities(deps: ActivityDeps): MoveActivities {
   async function cutOver(input: MoveActivityInput): Promise<CutOverResult> {
     const { command, source, target } = await claim(input);
     const signal = cancellationSignal();
+    const lap = stopwatch();
     const job = await copyJob(input, command, await target.prepare(command, signal));
+    lap('prepare');
     try {
       await source.quiesce({ ...command, limitMs: QUIESCE_LIMIT_MS }, signal);
+      lap('quiesce');
       await copyPass(job); // the delta before the fence: what remains for the hold is what comes in during this pass
-      const fencedBefore = performance.now();
+      lap('delta');
       await source.fence({ ...command, holdDeadlineMs: HOLD_DEADLINE_MS }, signal);
+      const fenceMs = lap('fence');
       await copyPass(job);
+      const restMs = lap('rest');
       const proof = await verifyPending(job);
-      const heldMs = performance.now() - fencedBefore;
+      const heldMs = fenceMs + restMs + lap('verify');
       if (heldMs > HOLD_DEADLINE_MS - HOLD_MARGIN_MS) return await abort(input, 'HOLD_DEADLINE', `the last rows took ${Math.round(heldMs)} ms`);
       signal.throwIfAborted();
       await append(input, { type: 'hand over', move: input.move, token: command.token, proof });
+      lap('handOver');
+      deps.log.info({ move: input.move, token: command.token, jobs: proof.jobsPending, ms: lap.laps }, 'cut over');
       return handedOver(proof);
     } catch (error) {
       if (signal.aborted || isPastAborting(error)) throw error; // a cancelled move is aborted by its workflow, which must know who won
@@ -158,6 +165,20 @@ function staleIsWeather(error: unknown): never {
   const type = error instanceof ApplicationFailure ? error.type : codeOf(error);
   if (type === 'STALE_TOKEN') throw new Error(`${describeError(error)}: claimed again`, { cause: error });
   throw error;
+}
+
+/** How long each step took, in milliseconds: what a person looks for when a hold was long. */
+function stopwatch(): { (step: string): number; readonly laps: Record<string, number> } {
+  let since = performance.now();
+  const laps: Record<string, number> = {};
+  const lap = (step: string): number => {
+    const at = performance.now();
+    const took = at - since;
+    laps[step] = Math.round(took * 10) / 10;
+    since = at;
+    return took;
+  };
+  return Object.assign(lap, { laps });
 }
 
 /** One small pool for each database, closed by idleness: a move must not wait for connections in its hold. */

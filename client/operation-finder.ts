@@ -79,11 +79,15 @@ export function createOperationFinder(temporal: Client): OperationFinder {
   async function find(clusterId: string, idOrPrefix: string): Promise<Operation> {
     const latest = await describe(clusterId);
     if (latest?.operationId === idOrPrefix) return latest;
-    const matching = (await list(clusterId, FIND_RUNS_MAX)).filter((operation) => operation.operationId.startsWith(idOrPrefix));
+    const matching = (await list(clusterId, FIND_RUNS_MAX)).filter((operation) =>
+      operation.operationId.startsWith(idOrPrefix),
+    );
     const [only, another] = matching;
     if (another) {
       const ids = matching.map((operation) => operation.operationId);
-      throw new CodedError('OPERATION_AMBIGUOUS', `${idOrPrefix} begins the ids of ${ids.slice(0, 5).join(', ')}`, { ids });
+      throw new CodedError('OPERATION_AMBIGUOUS', `${idOrPrefix} begins the ids of ${ids.slice(0, 5).join(', ')}`, {
+        ids,
+      });
     }
     if (only) return only;
     const older = idOrPrefix.length === FULL_ID_LENGTH ? await describe(clusterId, idOrPrefix) : null;

@@ -12,12 +12,12 @@ import {
   type ScaleInput,
 } from '../workflows/messages.ts';
 import { createOperationFinder, type OperationFinder } from './operation-finder.ts';
-import { type Operation, type OperationSummary, isClosed, stateOf, summaryOf } from './operation-runs.ts';
+import { isClosed, type Operation, type OperationSummary, stateOf, summaryOf } from './operation-runs.ts';
 import { createOperationStarter, type OperationStarter, type StartOptions } from './operation-start.ts';
 import { codedTemporalError } from './temporal-errors.ts';
 
-export { TARGET_NODES_MAX } from '../workflows/messages.ts';
 export type { OperationProgress, OperatorRequest, ScaleInput } from '../workflows/messages.ts';
+export { TARGET_NODES_MAX } from '../workflows/messages.ts';
 export type { OperationSummary } from './operation-runs.ts';
 
 /** Patience with a worker that answers a query or an update. Temporal's own calls have a deadline in the finder. */
@@ -152,7 +152,8 @@ class TemporalOperations implements OperationsClient {
   async #find(clusterId: string, operationId: string | undefined): Promise<Operation> {
     if (operationId !== undefined) return await this.#finder.find(clusterId, operationId);
     const latest = await this.#finder.latest(clusterId);
-    if (!latest) throw new CodedError('OPERATION_UNKNOWN', `cluster ${clusterId} has had no operation yet`, { clusterId });
+    if (!latest)
+      throw new CodedError('OPERATION_UNKNOWN', `cluster ${clusterId} has had no operation yet`, { clusterId });
     return latest;
   }
 
@@ -203,6 +204,7 @@ function unknownProgress({ operationId, run, startedAt }: Operation, clusterId: 
     jobsMoved: 0,
     jobsCopied: 0,
     moves: [],
+    notes: [],
     blockedOn: null,
     nextAction: null,
     phasesMs: {},
@@ -215,4 +217,3 @@ function ended({ operationId, run }: Operation): CodedError {
   const state = stateOf(run);
   return new CodedError('OPERATION_ENDED', `operation ${operationId} has ended: ${state}`, { operationId, state });
 }
-

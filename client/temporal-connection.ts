@@ -68,7 +68,8 @@ export function lazyTemporalClient(config: TemporalConfig): { readonly client: C
 }
 
 function tlsOf(variables: TemporalVariables): TlsOptions | boolean | undefined {
-  if (variables.TEMPORAL_TLS_DISABLE_HOST_VERIFICATION) invalid('TEMPORAL_TLS_DISABLE_HOST_VERIFICATION', 'is not supported');
+  if (variables.TEMPORAL_TLS_DISABLE_HOST_VERIFICATION)
+    invalid('TEMPORAL_TLS_DISABLE_HOST_VERIFICATION', 'is not supported');
   if (variables.TEMPORAL_TLS === false) return undefined;
   const ca = pem(variables, 'TEMPORAL_TLS_SERVER_CA_CERT');
   const crt = pem(variables, 'TEMPORAL_TLS_CLIENT_CERT');

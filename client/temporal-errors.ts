@@ -29,7 +29,12 @@ export function codedTemporalError(error: unknown, asked: 'server' | 'workflow')
   if (error instanceof CodedError) return error;
   const options = { cause: error };
   if (error instanceof WorkflowNotFoundError) {
-    return new CodedError('OPERATION_UNKNOWN', 'Temporal knows no such operation', { workflowId: error.workflowId }, options);
+    return new CodedError(
+      'OPERATION_UNKNOWN',
+      'Temporal knows no such operation',
+      { workflowId: error.workflowId },
+      options,
+    );
   }
   if (error instanceof NamespaceNotFoundError) {
     return new CodedError('TEMPORAL_NAMESPACE_UNKNOWN', `Temporal has no namespace ${error.namespace}`, {}, options);

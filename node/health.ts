@@ -1,9 +1,9 @@
 /** What works and what doesn't, as the working parts found it last. Nothing is decided by it: it is told to people, load balancers and metrics. */
 
-export type Part = 'database' | 'processor' | 'delivery' | `destination ${string}`;
+export type Part = 'database' | 'processor' | 'loading' | 'delivery' | `destination ${string}` | `source ${string}`;
 
 /** One failure is weather; a part that fails this often without a success between is in trouble. */
-const TROUBLE_AFTER = { database: 1, processor: 2, delivery: 2, destination: 10 } as const;
+const TROUBLE_AFTER = { database: 1, processor: 2, loading: 2, delivery: 2, destination: 10, source: 1 } as const;
 
 export class Health {
   readonly #failures = new Map<Part, { count: number; message: string }>();
@@ -21,7 +21,7 @@ export class Health {
   /** Parts in trouble, with the latest message. */
   troubles(): { part: Part; message: string }[] {
     return [...this.#failures]
-      .filter(([part, { count }]) => count >= TROUBLE_AFTER[part.startsWith('destination') ? 'destination' : (part as 'database')])
+      .filter(([part, { count }]) => count >= TROUBLE_AFTER[part.split(' ')[0] as keyof typeof TROUBLE_AFTER])
       .map(([part, { message }]) => ({ part, message }));
   }
 

@@ -17,6 +17,7 @@ import type { NodeConfig, SourceConfig } from './config.ts';
 import type { IncomingEvent } from './event.ts';
 import type { Health } from './health.ts';
 import type { NodeMetrics } from './metrics.ts';
+import { prepared } from './prepared.ts';
 import { HttpRefusal, unavailable } from './refusal.ts';
 import { type EnteredPartitions, isDataError, isSuperseded, OutcomeUnknown, PartitionTransactions } from './transaction.ts';
 import type { NodeSession, NodeTopology } from './work.ts';
@@ -203,11 +204,9 @@ export class Intake {
         payloads.push(event.payload);
       });
     }
-    const inserted = await client.query({
-      name: `insert events ${dataset}`,
-      text: insertEvents(dataset),
-      values: [partitions, messageIds, userKeys, sourceIds, payloads, this.#deps.config.workspaceId, new Date().toISOString()],
-    });
+    const inserted = await client.query(
+      prepared(insertEvents(dataset), [partitions, messageIds, userKeys, sourceIds, payloads, this.#deps.config.workspaceId, new Date().toISOString()]),
+    );
     return inserted.rowCount ?? 0;
   }
 

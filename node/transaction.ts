@@ -7,6 +7,7 @@ import type { PartitionState } from '../dataplane/contract.ts';
 import { awaitOthers, enter } from '../jobsdb/sql/intake.ts';
 import { codeOf } from '../kit/errors.ts';
 import type { PartitionIndex } from '../ring/partition.ts';
+import { prepared } from './prepared.ts';
 import type { NodeSession } from './work.ts';
 
 export interface EnteredPartition {
@@ -46,7 +47,7 @@ export class PartitionTransactions {
       this.#inDoubt = [];
     }
     return await this.#transaction(async (client) => {
-      const rows = await client.query<{ partition: number } & EnteredPartition>({ name: 'enter', text: enter, values: [this.#session.instance, partitions] });
+      const rows = await client.query<{ partition: number } & EnteredPartition>(prepared(enter, [this.#session.instance, partitions]));
       return await body(client, new Map(rows.rows.map(({ partition, state, move }) => [partition, { state, move }])));
     }, partitions);
   }

@@ -67,7 +67,8 @@ export function assertChain(events: readonly RecordedEvent[], previousHash: stri
 
 /** Checks that `recorded` comes right behind `before`. Throws RING_LOG_BROKEN. */
 export function assertLink(recorded: RecordedEvent, before: { readonly version: number; readonly hash: string }): void {
-  if (recorded.version !== before.version + 1) throw broken(recorded, `it was read right behind version ${before.version}`);
+  if (recorded.version !== before.version + 1)
+    throw broken(recorded, `it was read right behind version ${before.version}`);
   if (recorded.previousHash !== before.hash) throw broken(recorded, 'it does not carry the hash of the one before');
 }
 

@@ -2,7 +2,7 @@
 import pg from 'pg';
 import type { RecordedEvent } from '../ring/events.ts';
 import { assertUsable } from './migrate.ts';
-import { eventOf, type EventRow, SELECT_EVENTS } from './rows.ts';
+import { type EventRow, eventOf, SELECT_EVENTS } from './rows.ts';
 import type { LogConnection } from './watch.ts';
 
 const CLOSE_GRACE_MS = 500;

@@ -5,10 +5,10 @@ import type { Logger } from '../kit/log.ts';
 import type { RecordedEvent, RingEvent } from '../ring/events.ts';
 import { canonicalJson, chainEvents, GENESIS_HASH } from './chain.ts';
 import { LogCursor } from './cursor.ts';
-import { assertUsable } from './migrate.ts';
 import { openListener } from './listener.ts';
+import { assertUsable } from './migrate.ts';
 import { type Authorship, type RingStore, type RingWatcher, VersionConflict } from './ringstore.ts';
-import { eventOf, type EventRow, SELECT_EVENTS } from './rows.ts';
+import { type EventRow, eventOf, SELECT_EVENTS } from './rows.ts';
 import { watchLog } from './watch.ts';
 
 export { migrateRingStore } from './migrate.ts';

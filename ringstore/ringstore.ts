@@ -1,10 +1,11 @@
 /**
  * The ring's event log, as everyone uses it: append with the expected version, read, watch. PostgreSQL behind it in `postgres.ts`.
  */
-import { type RingCommand, decide } from '../ring/decide.ts';
+
+import { CodedError } from '../kit/errors.ts';
+import { decide, type RingCommand } from '../ring/decide.ts';
 import type { RecordedEvent, RingEvent } from '../ring/events.ts';
 import { fold, noRing, type Ring } from '../ring/ring.ts';
-import { CodedError } from '../kit/errors.ts';
 
 /** Who appends, and why: stands with every event. */
 export interface Authorship {
@@ -37,7 +38,12 @@ export interface RingStore {
    * Appends all of `events` at `expectedVersion + 1 …` or nothing. Durable when it returns. Throws VersionConflict; anything else that it throws leaves
    * open whether the events were written: read again.
    */
-  append(clusterId: string, expectedVersion: number, events: readonly RingEvent[], by: Authorship): Promise<RecordedEvent[]>;
+  append(
+    clusterId: string,
+    expectedVersion: number,
+    events: readonly RingEvent[],
+    by: Authorship,
+  ): Promise<RecordedEvent[]>;
   /**
    * Calls `onEvents` with every event after `afterVersion`, in order, without gaps, one call at a time, until `signal` aborts. Reconnects by itself;
    * LISTEN/NOTIFY with polling behind it. `onTrouble` hears of lost connections, and null when it is well again. Resolves when stopped.

@@ -149,7 +149,10 @@ export class RingView {
     this.#trouble = trouble;
     const facts = { clusterId: this.clusterId, version: this.#ring.version };
     if (trouble) {
-      this.#log.warn({ ...facts, code: codeOf(trouble), error: trouble.message }, 'the ring store is in trouble: going on with the last ring');
+      this.#log.warn(
+        { ...facts, code: codeOf(trouble), error: trouble.message },
+        'the ring store is in trouble: going on with the last ring',
+      );
     } else this.#log.info(facts, 'following the ring store');
   }
 

@@ -22,7 +22,8 @@ export function cutBatch(text: string): BatchText {
     const key: unknown = JSON.parse(text.slice(at, keyEnd));
     const start = skipSpace(text, skipSpace(text, keyEnd) + 1); // past the :
     const end = endOfValue(text, start);
-    if (key === 'batch' && text[start] === '[') found = { before: text.slice(0, start + 1), events: cutArray(text, start), after: text.slice(end - 1) };
+    if (key === 'batch' && text[start] === '[')
+      found = { before: text.slice(0, start + 1), events: cutArray(text, start), after: text.slice(end - 1) };
     at = end;
   }
   if (!found) throw new Error('no array named batch');
@@ -40,7 +41,8 @@ export function joinBatch(batch: BatchText, events: readonly string[]): string {
  */
 export function withMessageId(event: string, newId: () => string): string {
   const { messageId } = JSON.parse(event) as { messageId?: unknown };
-  if (typeof messageId === 'string' ? messageId.trim() !== '' : messageId !== undefined && messageId !== null) return event;
+  if (typeof messageId === 'string' ? messageId.trim() !== '' : messageId !== undefined && messageId !== null)
+    return event;
   const end = event.lastIndexOf('}');
   return `${event.slice(0, end)},"messageId":${JSON.stringify(newId())}}`;
 }
@@ -80,7 +82,8 @@ function endOfValue(text: string, from: number): number {
       if (depth === 0) return at; // a bare number or word before a closing bracket
       depth -= 1;
       if (depth === 0) return at + 1;
-    } else if (depth === 0 && (c === ',' || c === ':' || c === ' ' || c === '\n' || c === '\r' || c === '\t')) return at;
+    } else if (depth === 0 && (c === ',' || c === ':' || c === ' ' || c === '\n' || c === '\r' || c === '\t'))
+      return at;
   }
   return at;
 }

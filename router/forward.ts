@@ -61,7 +61,10 @@ export class Forwarder {
     for (let tried = 0; ; tried += 1) {
       const { nodes } = this.#o.ring();
       if (client.gone) return gone;
-      if (tried >= rounds * nodes.length) return refused ? unavailable('NO_OWNER', 'no node takes this in') : unavailable('NODE_UNREACHABLE', 'no node can be reached');
+      if (tried >= rounds * nodes.length)
+        return refused
+          ? unavailable('NO_OWNER', 'no node takes this in')
+          : unavailable('NODE_UNREACHABLE', 'no node can be reached');
       if (tried > 0 && tried % nodes.length === 0) await new Promise((resolve) => setTimeout(resolve, 100));
       this.#next = (this.#next + 1) % nodes.length;
       const fate = await this.#o.upstream.send(nodes[this.#next]!.url, request);
@@ -83,9 +86,15 @@ export class Forwarder {
         if (turn) await turn;
         const ring = this.#o.ring();
         const owner = ring.owners[partitions[0]!]!;
-        if (partitions.some((partition) => ring.owners[partition] !== owner)) return await this.#deliverSplit(part, partitions, ticket, ring, client);
+        if (partitions.some((partition) => ring.owners[partition] !== owner))
+          return await this.#deliverSplit(part, partitions, ticket, ring, client);
         ticket.sentAt = now();
         const fate = await upstream.send(this.#nodeOf(ring, owner).url, { ...part.request, body: part.body });
+        if (isAboutOthers(fate, ticket)) {
+          // The node reads a user in it that we read otherwise. Its word counts: whoever takes it in is the owner. No gate closes for it, others would wait in vain.
+          gates.withdraw(ticket);
+          return await this.sendToAny({ ...part.request, body: part.body }, client);
+        }
         const answer = this.#settle(ticket, owner, fate);
         if (answer) return answer;
       }
@@ -114,33 +123,58 @@ export class Forwarder {
         return null;
       case 'refused':
         metrics.retries.inc({ reason: fate.state });
-        gates.refused(ticket, fate.state === 'fenced' ? { ...fate, kind: 'fenced', node } : { ...fate, kind: 'not-owner', node });
+        gates.refused(
+          ticket,
+          fate.state === 'fenced' ? { ...fate, kind: 'fenced', node } : { ...fate, kind: 'not-owner', node },
+        );
         return null;
     }
   }
 
-  async #deliverSplit(part: Part, partitions: readonly PartitionIndex[], ticket: Ticket, ring: Ring, client: Client): Promise<Answer> {
+  async #deliverSplit(
+    part: Part,
+    partitions: readonly PartitionIndex[],
+    ticket: Ticket,
+    ring: Ring,
+    client: Client,
+  ): Promise<Answer> {
     const { gates, metrics } = this.#o;
     const parts = split(part, partitions, ring);
     metrics.splits.inc();
-    const tickets = gates.replace(ticket, parts.map(({ part: piece, partitions: own }) => ticketFacts(piece, own)));
-    const answers = await Promise.all(parts.map((piece, nth) => this.#deliver(piece.part, piece.partitions, tickets[nth]!, client)));
-    return combine(answers, parts.map((piece) => piece.part));
+    const tickets = gates.replace(
+      ticket,
+      parts.map(({ part: piece, partitions: own }) => ticketFacts(piece, own)),
+    );
+    const answers = await Promise.all(
+      parts.map((piece, nth) => this.#deliver(piece.part, piece.partitions, tickets[nth]!, client)),
+    );
+    return combine(
+      answers,
+      parts.map((piece) => piece.part),
+    );
   }
 
   #nodeOf(ring: Ring, node: string): NodeFacts {
-    if (this.#nodesOf?.ring !== ring) this.#nodesOf = { ring, byId: new Map(ring.nodes.map((facts) => [facts.node, facts])) };
+    if (this.#nodesOf?.ring !== ring)
+      this.#nodesOf = { ring, byId: new Map(ring.nodes.map((facts) => [facts.node, facts])) };
     return this.#nodesOf.byId.get(node)!; // R1: an owner is a member
   }
 }
 
-function ticketFacts(part: Part, partitions: readonly PartitionIndex[]): Pick<Ticket, 'bytes' | 'partitions' | 'users'> {
+function ticketFacts(
+  part: Part,
+  partitions: readonly PartitionIndex[],
+): Pick<Ticket, 'bytes' | 'partitions' | 'users'> {
   if (part.users.length === 1) return { bytes: part.body.length, partitions, users: part.users };
   return { bytes: part.body.length, partitions: [...new Set(partitions)], users: [...new Set(part.users)] };
 }
 
 /** One part for each owner. Events keep their text and order; those without a messageId get one, so that a part can be known again. */
-function split(part: Part, partitions: readonly PartitionIndex[], ring: Ring): { part: Part; partitions: PartitionIndex[] }[] {
+function split(
+  part: Part,
+  partitions: readonly PartitionIndex[],
+  ring: Ring,
+): { part: Part; partitions: PartitionIndex[] }[] {
   const batch = cutBatch(part.text ?? part.body.toString('utf8'));
   const byOwner = new Map<string, number[]>();
   partitions.forEach((partition, nth) => {
@@ -154,7 +188,13 @@ function split(part: Part, partitions: readonly PartitionIndex[], ring: Ring): {
   return [...byOwner.values()].map((nths) => ({
     part: {
       request: { ...part.request, headers },
-      body: Buffer.from(joinBatch(batch, nths.map((nth) => withMessageId(batch.events[nth]!, randomUUID))), 'utf8'),
+      body: Buffer.from(
+        joinBatch(
+          batch,
+          nths.map((nth) => withMessageId(batch.events[nth]!, randomUUID)),
+        ),
+        'utf8',
+      ),
       users: nths.map((nth) => part.users[nth]!),
       indexes: nths.map((nth) => part.indexes[nth]!),
       text: null,
@@ -167,14 +207,28 @@ function split(part: Part, partitions: readonly PartitionIndex[], ring: Ring): {
 function combine(answers: readonly Answer[], parts: readonly Part[]): Answer {
   const failed = answers.filter((answer) => !isOk(answer.status));
   if (failed.length === 0) return answers[0]!;
-  if (failed.length === answers.length && failed.every((answer) => answer.status === failed[0]!.status)) return failed[0]!;
+  if (failed.length === answers.length && failed.every((answer) => answer.status === failed[0]!.status))
+    return failed[0]!;
   // The worst first: an unknown outcome, then what may be sent again, then refusals.
   const rank = (status: number): number => (status === 502 ? 4 : status === 503 ? 3 : status >= 500 ? 2 : 1);
   const worst = failed.reduce((a, b) => (rank(b.status) > rank(a.status) ? b : a));
   const told = answers.map((answer, nth) => ({ events: parts[nth]!.indexes, status: answer.status }));
-  const answer = jsonAnswer(worst.status, { error: 'PARTLY_STORED', message: 'some events were not stored: send the batch again', parts: told });
+  const answer = jsonAnswer(worst.status, {
+    error: 'PARTLY_STORED',
+    message: 'some events were not stored: send the batch again',
+    parts: told,
+  });
   if (worst.headers['retry-after'] !== undefined) answer.headers['retry-after'] = worst.headers['retry-after'];
   return answer;
+}
+
+/** A refusal that names partitions, and none that we have sent. */
+function isAboutOthers(fate: Fate, ticket: Ticket): boolean {
+  return (
+    fate.kind === 'refused' &&
+    fate.partitions.length > 0 &&
+    !fate.partitions.some((partition) => ticket.partitions.includes(partition))
+  );
 }
 
 const isOk = (status: number): boolean => status >= 200 && status < 300;
@@ -194,5 +248,8 @@ export function unavailable(error: string, message: string): Answer {
 }
 
 function unknownOutcome(because: string): Answer {
-  return jsonAnswer(502, { error: 'OUTCOME_UNKNOWN', message: `the node gave no answer, it may have stored the events: ${because}` });
+  return jsonAnswer(502, {
+    error: 'OUTCOME_UNKNOWN',
+    message: `the node gave no answer, it may have stored the events: ${because}`,
+  });
 }

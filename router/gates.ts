@@ -11,8 +11,9 @@
  *     overtake each other while held. Tickets enter all their lanes at once in one order, so they cannot wait for each other in a circle;
  *   - no more tickets and bytes wait than the limits say, none longer than `holdMs`.
  */
-import { moveOf, type Ring, startedMoveOf } from '../ring/ring.ts';
+
 import type { PartitionIndex } from '../ring/partition.ts';
+import { moveOf, type Ring, startedMoveOf } from '../ring/ring.ts';
 import type { RouterLimits } from './limits.ts';
 
 export type HoldRefusalCode = 'HOLD_FULL' | 'HOLD_TIMEOUT' | 'CLIENT_GONE';
@@ -29,8 +30,19 @@ export class HoldRefused extends Error {
 
 /** What a node, or the lack of one, said about a ticket that it has not stored. */
 export type Refusal =
-  | { readonly kind: 'fenced'; readonly node: string; readonly partitions: readonly PartitionIndex[]; readonly version: number; readonly move: string | null }
-  | { readonly kind: 'not-owner'; readonly node: string; readonly partitions: readonly PartitionIndex[]; readonly version: number }
+  | {
+      readonly kind: 'fenced';
+      readonly node: string;
+      readonly partitions: readonly PartitionIndex[];
+      readonly version: number;
+      readonly move: string | null;
+    }
+  | {
+      readonly kind: 'not-owner';
+      readonly node: string;
+      readonly partitions: readonly PartitionIndex[];
+      readonly version: number;
+    }
   | { readonly kind: 'unreachable'; readonly node: string };
 
 export interface Ticket {
@@ -160,11 +172,19 @@ export class Gates {
   /** Not stored: gates close as `why` says, and `ticket` waits at them by its next `turn`. */
   refused(ticket: Ticket, why: Refusal): void {
     const probed = this.#probedBy(ticket);
-    const named = why.kind === 'unreachable' ? [] : why.partitions.filter((partition) => ticket.partitions.includes(partition));
+    const named =
+      why.kind === 'unreachable' ? [] : why.partitions.filter((partition) => ticket.partitions.includes(partition));
     const partitions = named.length > 0 ? named : ticket.partitions;
     for (const partition of partitions) this.#refuse(this.#gateOf(partition), why);
     // What was tried with it and not named may be open or not: the next one will tell, be it this one.
     for (const gate of probed) if (gate.state === 'probing' && gate.probe === ticket) this.#tryNext(gate);
+  }
+
+  /** Not to be sent here after all: nothing of it was stored, and what the node said is nothing about its partitions. */
+  withdraw(ticket: Ticket): void {
+    const probed = this.#probedBy(ticket);
+    this.#leave(ticket, this.#o.now());
+    this.#makeReady(...probed);
   }
 
   /** In place of `ticket`, whose partitions no longer live on one node: each part keeps its place in the order, and asks for its `turn` at once. */
@@ -205,7 +225,10 @@ export class Gates {
   }
 
   #mustWait(ticket: Ticket): boolean {
-    return ticket.partitions.some((partition) => this.#gates.has(partition)) || ticket.users.some((user) => this.#lanes.has(user));
+    return (
+      ticket.partitions.some((partition) => this.#gates.has(partition)) ||
+      ticket.users.some((user) => this.#lanes.has(user))
+    );
   }
 
   #hold(ticket: Ticket): Promise<void> | undefined {
@@ -213,7 +236,9 @@ export class Gates {
       const { heldRequestsMax, heldBytesMax, holdMs } = this.#o.limits;
       if (this.#held >= heldRequestsMax || this.#heldBytes + ticket.bytes > heldBytesMax) {
         ticket.state = 'done';
-        return Promise.reject(new HoldRefused('HOLD_FULL', `${this.#held} requests (${this.#heldBytes} bytes) are held already`));
+        return Promise.reject(
+          new HoldRefused('HOLD_FULL', `${this.#held} requests (${this.#heldBytes} bytes) are held already`),
+        );
       }
       this.#enterHold(ticket, holdMs);
     }
@@ -235,9 +260,12 @@ export class Gates {
 
   #enterHold(ticket: Ticket, forMs: number): void {
     ticket.deadline = this.#o.now() + forMs;
-    ticket.timer = setTimeout(() => {
-      if (ticket.state === 'waiting') this.#refuseTicket(ticket, timeoutOf(this.#o.limits));
-    }, Math.max(forMs, 0));
+    ticket.timer = setTimeout(
+      () => {
+        if (ticket.state === 'waiting') this.#refuseTicket(ticket, timeoutOf(this.#o.limits));
+      },
+      Math.max(forMs, 0),
+    );
     for (const user of ticket.users) {
       const lane = this.#lanes.get(user);
       if (lane) insertByArrival(lane, ticket);
@@ -339,10 +367,17 @@ export class Gates {
     } else if (why.version > ring.version) {
       // The node is ahead. A fence's move may be unknown here yet, or stand here as started while it has ended: the log will tell.
       const { move } = why as { move?: string | null };
-      this.#shut(gate, move ? { kind: 'move', move, version: why.version } : { kind: 'version', version: why.version }, pauseMs, why.node);
+      this.#shut(
+        gate,
+        move ? { kind: 'move', move, version: why.version } : { kind: 'version', version: why.version },
+        pauseMs,
+        why.node,
+      );
     } else if (why.kind === 'fenced' && why.move !== null && moveOf(ring, why.move)?.state === 'started') {
       // The header names one of several moves; where that one does not have this partition, the one that has it does.
-      const move = moveOf(ring, why.move)!.partitions.includes(gate.partition) ? why.move : startedMoveOf(ring, gate.partition)?.move;
+      const move = moveOf(ring, why.move)!.partitions.includes(gate.partition)
+        ? why.move
+        : startedMoveOf(ring, gate.partition)?.move;
       this.#shut(gate, { kind: 'move', move: move ?? why.move, version: why.version }, pauseMs, why.node);
     } else {
       this.#shut(gate, { kind: 'pause' }, pauseMs, why.node); // the node is behind: it will see what we have seen
@@ -423,7 +458,11 @@ export class Gates {
       last -= 1;
       const ended = { move, partitions, partition: gate.partition, firstForwardAt: gate.openedAt, held: gate.held };
       // Several moves held it one after the other: only the last can have handed over, and each wait is told once.
-      this.#o.onHoldEnded({ ...ended, waitsMs: last === 0 ? gate.waitsMs : [], outcome: last === 0 ? outcome : 'aborted' });
+      this.#o.onHoldEnded({
+        ...ended,
+        waitsMs: last === 0 ? gate.waitsMs : [],
+        outcome: last === 0 ? outcome : 'aborted',
+      });
     }
     gate.moves.clear();
   }

@@ -10,7 +10,8 @@ import { whenParentEnds } from './parent.ts';
 import { keepRingFile, readRingFile } from './ring-file.ts';
 import { startRouter } from './server.ts';
 
-const limit = (fallback: number, max: number) => z.coerce.number().int().min(1, `a whole number from 1 to ${max}`).max(max).default(fallback);
+const limit = (fallback: number, max: number) =>
+  z.coerce.number().int().min(1, `a whole number from 1 to ${max}`).max(max).default(fallback);
 
 const settings = z.object({
   /** The cluster whose ring to route by. */
@@ -36,7 +37,11 @@ async function main(): Promise<void> {
   const config = parseConfig(settings, process.env);
   const file = config.RINGMASTER_ROUTER_RING_FILE;
   const initial = file ? await readRingFile(file, config.RINGMASTER_CLUSTER, log) : null;
-  const store = createPostgresRingStore({ connectionString: config.RINGMASTER_RINGSTORE_URL, applicationName: 'ringmaster-router', log });
+  const store = createPostgresRingStore({
+    connectionString: config.RINGMASTER_RINGSTORE_URL,
+    applicationName: 'ringmaster-router',
+    log,
+  });
   const view = followRing(store, config.RINGMASTER_CLUSTER, initial ? { log, initial } : { log });
   const stopKeeping = file ? keepRingFile(file, view, log) : null;
   const router = await startRouter({

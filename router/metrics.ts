@@ -3,7 +3,11 @@ import { Counter, Gauge, Histogram, Registry } from 'prom-client';
 
 export type RouterMetrics = ReturnType<typeof createRouterMetrics>;
 
-export function createRouterMetrics(sources: { readonly ringVersion: () => number; readonly held: () => number; readonly heldBytes: () => number }) {
+export function createRouterMetrics(sources: {
+  readonly ringVersion: () => number;
+  readonly held: () => number;
+  readonly heldBytes: () => number;
+}) {
   const registry = new Registry();
   const registers = [registry];
   const gauge = (name: string, help: string, read: () => number): void => {
@@ -21,7 +25,12 @@ export function createRouterMetrics(sources: { readonly ringVersion: () => numbe
   gauge('ringmaster_router_ring_version', 'Version of the ring that requests are routed by.', sources.ringVersion);
   return {
     registry,
-    requests: new Counter({ name: 'ringmaster_router_requests_total', help: 'Requests answered, by status.', labelNames: ['status'], registers }),
+    requests: new Counter({
+      name: 'ringmaster_router_requests_total',
+      help: 'Requests answered, by status.',
+      labelNames: ['status'],
+      registers,
+    }),
     retries: new Counter({
       name: 'ringmaster_router_retries_total',
       help: 'Times a request was not stored and is to be sent again, by reason.',
@@ -40,6 +49,10 @@ export function createRouterMetrics(sources: { readonly ringVersion: () => numbe
       buckets: [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15],
       registers,
     }),
-    splits: new Counter({ name: 'ringmaster_router_splits_total', help: 'Batches sent in parts to several nodes.', registers }),
+    splits: new Counter({
+      name: 'ringmaster_router_splits_total',
+      help: 'Batches sent in parts to several nodes.',
+      registers,
+    }),
   };
 }

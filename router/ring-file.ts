@@ -17,13 +17,18 @@ export async function readRingFile(file: string, clusterId: string, log: Logger)
     assertRing(snapshot.ring);
     return { ring: snapshot.ring, lastHash: snapshot.lastHash ?? null };
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') log.warn({ error: describeError(error) }, 'the ring file cannot be used');
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT')
+      log.warn({ error: describeError(error) }, 'the ring file cannot be used');
     return null;
   }
 }
 
 /** Writes each ring that `view` comes to; several in a row once. Returns what stops it, after the last is written. */
-export function keepRingFile(file: string, view: Pick<RingView, 'ring' | 'lastHash' | 'onChange'>, log: Logger): () => Promise<void> {
+export function keepRingFile(
+  file: string,
+  view: Pick<RingView, 'ring' | 'lastHash' | 'onChange'>,
+  log: Logger,
+): () => Promise<void> {
   let writing: Promise<void> | null = null;
   let written = 0;
   const write = async (): Promise<void> => {

@@ -2,10 +2,16 @@
  * The router: takes events from clients and sends those of a user to the node that owns the user's partition.
  * Holds: it serves from the last ring it knows and asks nobody else (no Temporal, no API); it forwards nothing outside /v1, /beacon and /pixel.
  */
-import { createServer, type IncomingHttpHeaders, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import {
+  createServer,
+  type IncomingHttpHeaders,
+  type IncomingMessage,
+  type Server,
+  type ServerResponse,
+} from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { promisify } from 'node:util';
-import { gunzip } from 'node:zlib';
+import { gunzip, inflate } from 'node:zlib';
 import { describeError } from '../kit/errors.ts';
 import { type Logger, now } from '../kit/log.ts';
 import type { RingView } from '../ringstore/view.ts';
@@ -34,7 +40,10 @@ export interface Router {
   stop(): Promise<void>;
 }
 
-const gunzipAsync = promisify(gunzip);
+const decompressors = new Map([
+  ['gzip', promisify(gunzip)],
+  ['deflate', promisify(inflate)],
+]);
 
 export async function startRouter(options: RouterOptions): Promise<Router> {
   const { view, log } = options;
@@ -46,7 +55,11 @@ export async function startRouter(options: RouterOptions): Promise<Router> {
     onHoldEnded: (ended) => log.info(ended, 'hold ended'),
     onWait: (ms) => metrics.holdSeconds.observe(ms / 1_000),
   });
-  const metrics = createRouterMetrics({ ringVersion: () => view.ring.version, held: () => gates.held, heldBytes: () => gates.heldBytes });
+  const metrics = createRouterMetrics({
+    ringVersion: () => view.ring.version,
+    held: () => gates.held,
+    heldBytes: () => gates.heldBytes,
+  });
   const upstream = new Upstream(limits);
   const forwarder = new Forwarder({ ring: () => view.ring, gates, upstream, metrics, now });
   const inHand = new InHand();
@@ -60,7 +73,11 @@ export async function startRouter(options: RouterOptions): Promise<Router> {
   const handle = async (request: IncomingMessage, response: ServerResponse): Promise<void> => {
     const [path, query] = cutTarget(request.url ?? '/');
     const own = ownAnswer(request.method ?? 'GET', path);
-    const answer = (await own) ?? (isForwarded(path) ? await forward(request, response, path, query) : jsonAnswer(404, { error: 'NOT_FOUND', message: 'no such path' }));
+    const answer =
+      (await own) ??
+      (isForwarded(path)
+        ? await forward(request, response, path, query)
+        : jsonAnswer(404, { error: 'NOT_FOUND', message: 'no such path' }));
     if (!own) metrics.requests.inc({ status: String(answer.status) });
     reply(response, answer, inHand.stopping);
   };
@@ -73,16 +90,32 @@ export async function startRouter(options: RouterOptions): Promise<Router> {
       case '/ready': {
         const { version, epoch } = view.ring;
         const ready = version > 0 && !inHand.stopping;
-        return jsonAnswer(ready ? 200 : 503, { ready, version, epoch, ringAgeMs: Math.round(now() - ringSince), held: gates.held, trouble: view.trouble ? describeError(view.trouble) : null });
+        return jsonAnswer(ready ? 200 : 503, {
+          ready,
+          version,
+          epoch,
+          ringAgeMs: Math.round(now() - ringSince),
+          held: gates.held,
+          trouble: view.trouble ? describeError(view.trouble) : null,
+        });
       }
       case '/metrics':
-        return metrics.registry.metrics().then((text) => ({ status: 200, headers: { 'content-type': metrics.registry.contentType }, body: Buffer.from(text) }));
+        return metrics.registry.metrics().then((text) => ({
+          status: 200,
+          headers: { 'content-type': metrics.registry.contentType },
+          body: Buffer.from(text),
+        }));
       default:
         return null;
     }
   };
 
-  const forward = async (request: IncomingMessage, response: ServerResponse, path: string, query: string): Promise<Answer> => {
+  const forward = async (
+    request: IncomingMessage,
+    response: ServerResponse,
+    path: string,
+    query: string,
+  ): Promise<Answer> => {
     const method = request.method ?? 'GET';
     const client: Client = { gone: false, onGone: new Set() };
     response.once('close', () => {
@@ -95,28 +128,45 @@ export async function startRouter(options: RouterOptions): Promise<Router> {
     inHand.bytes += body.length;
     try {
       if (view.ring.version === 0) return unavailable('NO_RING', 'no ring is known yet');
-      const nodeRequest: NodeRequest = { method, target: request.url!, headers: headersForNode(request), body: body.length > 0 ? body : null };
+      const nodeRequest: NodeRequest = {
+        method,
+        target: request.url!,
+        headers: headersForNode(request),
+        body: body.length > 0 ? body : null,
+      };
       const events = carriesEvents(method, path) || path.startsWith('/pixel/');
       const text = events ? await textOf(body, request.headers, limits) : null;
-      const understood = text === null ? null : understand(path, query, first(request.headers['anonymousid']), text.text);
+      const understood =
+        text === null ? null : understand(path, query, first(request.headers['anonymousid']), text.text);
       if (understood?.kind !== 'events') return await forwarder.sendToAny(nodeRequest, client);
       const indexes = understood.users.map((_, nth) => nth);
-      return await forwarder.send({ request: nodeRequest, body, users: understood.users, indexes, text: text!.compressed ? text!.text : null }, client);
+      return await forwarder.send(
+        { request: nodeRequest, body, users: understood.users, indexes, text: text!.compressed ? text!.text : null },
+        client,
+      );
     } finally {
       inHand.bytes -= body.length;
     }
   };
 
-  const server = createServer({ keepAliveTimeout: 65_000, requestTimeout: limits.bodyTimeoutMs, headersTimeout: Math.min(15_000, limits.bodyTimeoutMs) }, (request, response) => {
-    inHand.add();
-    handle(request, response)
-      .catch((error: unknown) => {
-        // A bug, or a client that went away while it was sending.
-        if (!request.destroyed || request.complete) log.error({ error: describeError(error) }, 'request failed');
-        if (!response.headersSent) reply(response, jsonAnswer(500, { error: 'INTERNAL', message: 'the router failed' }), true);
-      })
-      .finally(() => inHand.done());
-  });
+  const server = createServer(
+    {
+      keepAliveTimeout: 65_000,
+      requestTimeout: limits.bodyTimeoutMs,
+      headersTimeout: Math.min(15_000, limits.bodyTimeoutMs),
+    },
+    (request, response) => {
+      inHand.add();
+      handle(request, response)
+        .catch((error: unknown) => {
+          // A bug, or a client that went away while it was sending.
+          if (!request.destroyed || request.complete) log.error({ error: describeError(error) }, 'request failed');
+          if (!response.headersSent)
+            reply(response, jsonAnswer(500, { error: 'INTERNAL', message: 'the router failed' }), true);
+        })
+        .finally(() => inHand.done());
+    },
+  );
   const url = await listen(server, options.host ?? '127.0.0.1', options.port ?? 0);
 
   return {
@@ -196,23 +246,45 @@ function tooLarge(limits: RouterLimits): Answer {
 }
 
 /** The body's text, decompressed where it must be; null where that cannot be done (then a node may judge it). */
-async function textOf(body: Buffer, headers: IncomingHttpHeaders, limits: RouterLimits): Promise<{ text: string; compressed: boolean } | null> {
+async function textOf(
+  body: Buffer,
+  headers: IncomingHttpHeaders,
+  limits: RouterLimits,
+): Promise<{ text: string; compressed: boolean } | null> {
   const encoding = headers['content-encoding'];
   if (encoding === undefined || encoding === 'identity') return { text: body.toString('utf8'), compressed: false };
-  if (encoding !== 'gzip') return null;
+  const decompress = decompressors.get(encoding);
+  if (!decompress) return null;
   try {
-    return { text: (await gunzipAsync(body, { maxOutputLength: limits.bodyBytesMax })).toString('utf8'), compressed: true };
+    return {
+      text: (await decompress(body, { maxOutputLength: limits.bodyBytesMax })).toString('utf8'),
+      compressed: true,
+    };
   } catch {
     return null;
   }
 }
 
 /** Of this connection only (RFC 9110, 7.6.1); `host` and `content-length` are written anew; `expect` has been answered here. */
-const notForwarded = new Set(['connection', 'keep-alive', 'proxy-connection', 'te', 'trailer', 'transfer-encoding', 'upgrade', 'host', 'content-length', 'expect']);
+const notForwarded = new Set([
+  'connection',
+  'keep-alive',
+  'proxy-connection',
+  'te',
+  'trailer',
+  'transfer-encoding',
+  'upgrade',
+  'host',
+  'content-length',
+  'expect',
+]);
 
 function headersForNode(request: IncomingMessage): Record<string, string | string[]> {
   const headers: Record<string, string | string[]> = {};
-  const named = first(request.headers.connection)?.toLowerCase().split(',').map((name) => name.trim());
+  const named = first(request.headers.connection)
+    ?.toLowerCase()
+    .split(',')
+    .map((name) => name.trim());
   for (const [name, value] of Object.entries(request.headers)) {
     if (value === undefined || notForwarded.has(name) || named?.includes(name)) continue;
     headers[name] = value;

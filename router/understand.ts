@@ -10,7 +10,9 @@ export type Understood =
   | { readonly kind: 'any' };
 
 const any: Understood = { kind: 'any' };
-const singlePaths = new Set(['track', 'identify', 'page', 'screen', 'group', 'alias', 'merge'].map((type) => `/v1/${type}`));
+const singlePaths = new Set(
+  ['track', 'identify', 'page', 'screen', 'group', 'alias', 'merge'].map((type) => `/v1/${type}`),
+);
 const batchPaths = new Set(['/v1/batch', '/v1/import', '/beacon/v1/batch']);
 
 /** Whether requests of this path carry events in their body. */
@@ -51,10 +53,12 @@ function userOf(event: unknown, anonymousIdHeader: string | undefined): string |
   const fields = event as { anonymousId?: unknown; userId?: unknown };
   const anonymousId = idOf(fields.anonymousId);
   const userId = idOf(fields.userId);
-  if (anonymousId === '' && userId === '') return null;
-  return userKeyOf({ anonymousIdHeader, anonymousId, userId });
+  if (!anonymousIdHeader && anonymousId === '' && userId === '') return null;
+  // As the node stores it: what PostgreSQL's text cannot hold is taken out of a key before it is hashed.
+  return userKeyOf({ anonymousIdHeader, anonymousId, userId }).replaceAll('\0', '').toWellFormed();
 }
 
+/** The node's rule, which must stay the same as this one (node/event.ts). */
 function idOf(id: unknown): string {
   if (typeof id === 'string') return id;
   return typeof id === 'number' || typeof id === 'boolean' ? String(id) : '';

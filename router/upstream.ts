@@ -1,8 +1,8 @@
 /** Connections to the nodes. Says of each request what is known of its fate; never sends anything twice. */
 import { type Dispatcher, Pool } from 'undici';
 import { headers as answerHeaders } from '../dataplane/contract.ts';
-import type { Ring } from '../ring/ring.ts';
 import { describeError } from '../kit/errors.ts';
+import type { Ring } from '../ring/ring.ts';
 import type { RouterLimits } from './limits.ts';
 
 export interface NodeRequest {
@@ -25,7 +25,13 @@ export interface Answer {
  */
 export type Fate =
   | { readonly kind: 'answered'; readonly answer: Answer }
-  | { readonly kind: 'refused'; readonly state: 'not-owner' | 'fenced'; readonly version: number; readonly move: string | null; readonly partitions: readonly number[] }
+  | {
+      readonly kind: 'refused';
+      readonly state: 'not-owner' | 'fenced';
+      readonly version: number;
+      readonly move: string | null;
+      readonly partitions: readonly number[];
+    }
   | { readonly kind: 'not sent'; readonly because: string }
   | { readonly kind: 'unknown'; readonly because: string };
 
@@ -47,7 +53,12 @@ export class Upstream {
       const catcher = new AnswerCatcher(resolve);
       try {
         pool.dispatch(
-          { path: request.target, method: request.method as Dispatcher.HttpMethod, headers: request.headers, body: request.body },
+          {
+            path: request.target,
+            method: request.method as Dispatcher.HttpMethod,
+            headers: request.headers,
+            body: request.body,
+          },
           catcher,
         );
       } catch (error) {

@@ -55,7 +55,7 @@ try {
 }
 
 /**
- * The child gets the read end of a pipe as file descriptor 3: it closes when we die, however we die (platform/local/parent.ts looks at it). Standard input
+ * The child gets the read end of a pipe as file descriptor 3: it closes when we die, however we die (kit/parent.ts looks at it). Standard input
  * stays the person's.
  * @param {string} entry
  * @param {string[]} entryArgs

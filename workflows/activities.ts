@@ -30,6 +30,11 @@ const podOptions = {
   cancellationType,
 } satisfies ActivityOptions;
 
+const unusedOptions = {
+  ...podOptions,
+  scheduleToCloseTimeout: '2m', // a courtesy at the end of a cancelled operation, and the ring is still frozen: what does not answer by then stays
+} satisfies ActivityOptions;
+
 const copyOptions = {
   startToCloseTimeout: '12h', // 500 GB at 12 MB/s; a copy that hangs is ended by its own statements' timeouts, not by this
   heartbeatTimeout: HEARTBEAT_TIMEOUT,
@@ -63,6 +68,7 @@ const verifyOptions = {
 
 export const ring = proxyActivities<RingActivities>(ringOptions);
 export const pods = proxyActivities<PodActivities>(podOptions);
+export const { removeUnused } = proxyActivities<PodActivities>(unusedOptions);
 export const { preCopy } = proxyActivities<MoveActivities>(copyOptions);
 export const { cutOver } = proxyActivities<MoveActivities>(cutOverOptions);
 export const { cleanUp } = proxyActivities<MoveActivities>(cleanUpOptions);

@@ -15,7 +15,7 @@ const TRIES_FOR_ONE_REASON = 3;
 const FIRST_BACKOFF_MS = 1_000; // a delivery in flight is mostly over by then
 const BACKOFF_FACTOR = 4; // 1 s, 4 s: users of these partitions feel each try's pause
 
-/** What another try may get past. Other refusals are the same the next time. */
+/** Refusals that another try may get past; others are the same the next time. A cut-over that undid itself may always be tried again. */
 const TRY_AGAIN: ReadonlySet<string> = new Set([
   'QUIESCE_TIMEOUT',
   'HOLD_DEADLINE',
@@ -29,7 +29,7 @@ type Jobs = { readonly jobsMoved: number; readonly jobsCopied: number };
 type TryResult =
   | ({ readonly end: 'handed over' | 'completed' } & Jobs)
   | { readonly end: 'cancelled' }
-  | ({ readonly end: 'over' } & Refusal);
+  | ({ readonly end: 'over'; readonly mayTryAgain: boolean } & Refusal);
 
 export async function MovePartitions(input: MoveInput): Promise<MoveOutcome> {
   const status: Writable<MoveStatus> = { state: 'waiting', move: null, tries: (input.tryFrom ?? 1) - 1, lastAbort: null };
@@ -45,15 +45,15 @@ export async function MovePartitions(input: MoveInput): Promise<MoveOutcome> {
       const trouble = ended.end === 'handed over' ? await tidy(input, status) : null;
       status.state = 'done';
       // Handed over and not cleaned up: the next child finds that in the log and goes on there.
-      if (trouble) return { ...none, result: 'blocked', tries: tries - 1, move, code: trouble.code, because: trouble.message };
+      if (trouble) return { ...none, result: 'blocked', tries, move, code: trouble.code, because: trouble.message };
       return { ...none, result: 'completed', tries, move, jobsMoved, jobsCopied };
     }
-    const { code, message } = ended;
+    const { code, message, mayTryAgain } = ended;
     status.state = 'waiting';
     status.lastAbort = `${code}: ${message}`;
     const times = (endings.get(code) ?? 0) + 1;
     endings.set(code, times);
-    if (!TRY_AGAIN.has(code) || times >= TRIES_FOR_ONE_REASON) return { ...none, result: 'blocked', tries, move, code, because: message };
+    if (!mayTryAgain || times >= TRIES_FOR_ONE_REASON) return { ...none, result: 'blocked', tries, move, code, because: message };
     if (!(await waited(FIRST_BACKOFF_MS * BACKOFF_FACTOR ** (times - 1)))) return { ...none, result: 'aborted', tries, move };
   }
 }
@@ -73,7 +73,7 @@ async function oneTry(input: MoveInput, status: Writable<MoveStatus>): Promise<T
     await call(preCopy, `copy while ${from} serves on`, move);
     status.state = 'cutting over';
     const cut = await call(cutOver, `cut over to ${to}`, move);
-    if (cut.result === 'aborted') return { end: 'over', code: cut.code, message: cut.because };
+    if (cut.result === 'aborted') return { end: 'over', code: cut.code, message: cut.because, mayTryAgain: true };
     return { end: 'handed over', jobsMoved: cut.jobsMoved, jobsCopied: cut.jobsCopied };
   } catch (error) {
     const isCancelled = isCancellation(error) || CancellationScope.current().consideredCancelled;
@@ -83,7 +83,7 @@ async function oneTry(input: MoveInput, status: Writable<MoveStatus>): Promise<T
     // Without an answer of startMove there is nothing to name; whatever it started is aborted by the next start, or before the ring is unfrozen.
     const answer = started ? await abort({ ...asking, move: started.move, because }) : null;
     if (answer && answer.result !== 'aborted') return { end: answer.result, jobsMoved: answer.jobsMoved, jobsCopied: answer.jobsCopied };
-    return isCancelled || !refusal ? { end: 'cancelled' } : { end: 'over', ...refusal };
+    return isCancelled || !refusal ? { end: 'cancelled' } : { end: 'over', ...refusal, mayTryAgain: TRY_AGAIN.has(refusal.code) };
   }
 }
 

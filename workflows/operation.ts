@@ -10,7 +10,7 @@
  */
 import { CancelledFailure } from '@temporalio/common';
 import { CancellationScope, condition, log, setCurrentDetails, setHandler, upsertSearchAttributes, workflowInfo } from '@temporalio/workflow';
-import type { Asking, AskingAsHolder } from '../activities/types.ts';
+import type { Asking, AskingAsHolder, RingSummary } from '../activities/types.ts';
 import type { HolderIdentity } from '../ring/events.ts';
 import type { MovePlan } from '../ring/plan.ts';
 import { detailsOf } from './details.ts';
@@ -48,6 +48,10 @@ export class Operation {
   holder: number;
   /** From the moment when the ring may be held by us. */
   mayHoldRing: boolean;
+  /** From the moment when pods may have been started for us; before it a node of the same name is somebody else's. */
+  mayHaveAddedNodes: boolean;
+  /** The ring under our freeze, for the plan. */
+  frozen: RingSummary | null = null;
   readonly #work = new CancellationScope();
   #paused: boolean;
   #cancelRequested = false;
@@ -59,6 +63,7 @@ export class Operation {
     const carry = input?.carry;
     this.holder = carry?.holder ?? 0;
     this.mayHoldRing = carry !== undefined;
+    this.mayHaveAddedNodes = carry !== undefined;
     this.#paused = carry?.paused ?? false;
     this.progress = carry ? (structuredCopy(carry.progress) as Entry) : newProgress(input);
   }
@@ -66,10 +71,10 @@ export class Operation {
   /** Handlers, before the first await: an update that comes early would be rejected else. */
   listen(): void {
     setHandler(progressQuery, () => this.progress);
-    setHandler(pauseUpdate, (request) => this.#pause(request), { validator: () => this.#assertGoingOn() });
-    setHandler(resumeUpdate, (request) => this.#resume('resumed', request), { validator: () => this.#assertWaiting(this.#paused) });
-    setHandler(retryUpdate, (request) => this.#resume('retried', request), { validator: () => this.#assertWaiting(false) });
-    setHandler(cancelUpdate, (request) => this.#cancel(request), { validator: () => this.#assertGoingOn() });
+    on(pauseUpdate, (request) => this.#pause(request), () => this.#assertGoingOn());
+    on(resumeUpdate, (request) => this.#resume('resumed', request), () => this.#assertWaiting(this.#paused));
+    on(retryUpdate, (request) => this.#resume('retried', request), () => this.#assertWaiting(false));
+    on(cancelUpdate, (request) => this.#cancel(request), () => this.#assertGoingOn());
     // Temporal's own cancellation arrives here too: the scope's parent is the workflow's.
     this.#work.cancelRequested.catch(() => this.#noteCancel());
     this.changed();
@@ -262,6 +267,11 @@ function newProgress(input: ScaleInput | undefined): Entry {
     startedAt: startTime.toISOString(),
     endedAt: null,
   };
+}
+
+type OperatorUpdate = typeof pauseUpdate;
+function on(update: OperatorUpdate, handler: (request: OperatorRequest | undefined) => OperationProgress, validator: () => void): void {
+  setHandler<OperationProgress, [OperatorRequest], OperatorUpdate>(update, handler, { validator });
 }
 
 const by = (request: OperatorRequest | undefined): string =>

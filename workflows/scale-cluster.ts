@@ -7,10 +7,10 @@
  */
 import { CancelledFailure } from '@temporalio/common';
 import { allHandlersFinished, CancellationScope, condition, continueAsNew, isCancellation, workflowInfo } from '@temporalio/workflow';
-import { isNothingToDo, type MovePlan, nodeNames, planMoves } from '../ring/plan.ts';
+import { type MovePlan, nodeNames, planMoves } from '../ring/plan.ts';
 import type { NodeId } from '../ring/events.ts';
 import type { RingSummary } from '../activities/types.ts';
-import { call, cleanUp, pods, ring, verifyCluster } from './activities.ts';
+import { call, cleanUp, pods, removeUnused, ring, verifyCluster } from './activities.ts';
 import { isBug, refusalOf, refuse } from './failures.ts';
 import { checkInput } from './input.ts';
 import type { OperationProgress, ScaleInput } from './messages.ts';
@@ -54,7 +54,7 @@ export async function ScaleCluster(input: ScaleInput): Promise<OperationProgress
     if (op.mayHoldRing && ending !== null && ending !== 'continue as new') {
       const isUndone = ending === 'cancelled' || ending === 'failed';
       await CancellationScope.nonCancellable(async () => {
-        if (isUndone) await removeUnusedNodes(op);
+        if (isUndone && op.mayHaveAddedNodes) await removeUnusedNodes(op);
         await op.step('unfreeze ring', () => unfreezeRing(op));
       });
     }
@@ -103,15 +103,12 @@ async function freezeRing(op: Operation): Promise<void> {
     }
     op.note(`move ${left.move}, left open, was ${answer.result === 'aborted' ? 'aborted' : 'completed'}`);
   }
-  frozenRings.set(op, frozen.ring);
+  op.frozen = frozen.ring;
 }
-
-/** Between two steps of one run only; not part of the state that continues as new. */
-const frozenRings = new WeakMap<Operation, RingSummary>();
 
 /** Plans again: only now nobody else can change the ring. */
 async function makePlan(op: Operation, wanted: readonly NodeId[]): Promise<void> {
-  op.adopt(plan(op, frozenRings.get(op)!, wanted));
+  op.adopt(plan(op, op.frozen!, wanted));
 }
 
 function plan(op: Operation, seen: RingSummary, wanted: readonly NodeId[]): MovePlan {
@@ -126,11 +123,12 @@ function plan(op: Operation, seen: RingSummary, wanted: readonly NodeId[]): Move
   return made;
 }
 
-const hasNothingToDo = ({ progress }: Operation): boolean =>
-  isNothingToDo({ moves: progress.moves, added: progress.nodesAdded, removed: progress.nodesRemoved });
+const hasNothingToDo = ({ progress: { moves, nodesAdded, nodesRemoved } }: Operation): boolean =>
+  moves.length === 0 && nodesAdded.length === 0 && nodesRemoved.length === 0;
 
 /** Each new node: its pod, then member, then serving. Only then may a move go there. */
 async function addNodes(op: Operation): Promise<void> {
+  op.mayHaveAddedNodes = true;
   await eachOf(op.progress.nodesAdded, NODES_AT_ONCE, async (node) => {
     const facts = await call(pods.ensureNode, `start ${node}`, { ...op.asHolder, node });
     const { version } = await call(ring.joinNode, `${node} joins the ring`, { ...op.asHolder, facts });
@@ -157,7 +155,7 @@ async function removeNodes(op: Operation): Promise<void> {
 async function removeUnusedNodes(op: Operation): Promise<void> {
   for (const node of highestFirst(op.progress.nodesAdded)) {
     try {
-      const { removed } = await call(pods.removeUnused, `remove ${node}, if nothing was moved there`, { ...op.asHolder, node });
+      const { removed } = await call(removeUnused, `remove ${node}, if nothing was moved there`, { ...op.asHolder, node });
       op.note(removed ? `${node} was removed again: it owned nothing` : `${node} stays: it owns partitions by now`);
     } catch (error) {
       const refusal = refusalOf(error);

@@ -5,7 +5,7 @@
 import { readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import pino from 'pino';
 import { startAgent } from './agent.ts';
-import { endWithParent, onStopSignal } from './parent.ts';
+import { endWithParent, onStopSignal } from '../../kit/parent.ts';
 
 const configFile = process.env['RINGMASTER_AGENT_CONFIG'];
 const addressFile = process.env['RINGMASTER_AGENT_ADDRESS_FILE'];

@@ -44,7 +44,7 @@ export const RULES = {
   client: { ours: ['workflows/messages.ts', 'ring/', 'kit/'], packages: null },
   api: { ours: ['client/', 'ring/', 'ringstore/', 'jobsdb/', 'dataplane/', 'platform/', 'kit/'], packages: null },
   ringstore: { ours: ['ring/', 'kit/'], packages: null },
-  jobsdb: { ours: ['kit/'], packages: null },
+  jobsdb: { ours: ['ring/', 'kit/'], packages: null },
   dataplane: { ours: ['jobsdb/', 'ring/', 'ringstore/', 'platform/', 'kit/'], packages: null },
   platform: { ours: ['kit/'], packages: null },
   router: { ours: ['ring/', 'ringstore/', ...CONTRACT, 'kit/'], packages: null },

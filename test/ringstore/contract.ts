@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { NodeFacts, RecordedEvent, RingEvent } from '../../ring/events.ts';
 import { assertChain, GENESIS_HASH } from '../../ringstore/chain.ts';
-import { decideAndAppend, readRing, type RingStore, VersionConflict } from '../../ringstore/ringstore.ts';
+import { decideAndAppend, type RingStore, readRing, VersionConflict } from '../../ringstore/ringstore.ts';
 
 export const by = { actor: 'test', reason: 'to see', operation: null };
 export const facts = (node: string): NodeFacts => ({ node, databaseId: `db-${node}`, url: `http://${node}` });
@@ -124,7 +124,8 @@ export function testRingStore(name: string, factory: () => Promise<RingStore> | 
       const results = await Promise.allSettled(tries);
       const won = results.filter((result) => result.status === 'fulfilled');
       expect(won).toHaveLength(1);
-      for (const result of results) if (result.status === 'rejected') expect(result.reason).toBeInstanceOf(VersionConflict);
+      for (const result of results)
+        if (result.status === 'rejected') expect(result.reason).toBeInstanceOf(VersionConflict);
       expect(await store.read(cluster)).toEqual(won[0]!.value);
     });
 

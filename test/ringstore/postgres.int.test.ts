@@ -104,7 +104,10 @@ describe('the log on PostgreSQL', () => {
     ['UPDATE', `UPDATE ringmaster_ring.events SET reason = 'forged'`],
     ['DELETE', 'DELETE FROM ringmaster_ring.events'],
     ['TRUNCATE', 'TRUNCATE ringmaster_ring.events'],
-    ['UPDATE in a session that turns triggers off', `SET session_replication_role = replica; UPDATE ringmaster_ring.events SET hash = ''`],
+    [
+      'UPDATE in a session that turns triggers off',
+      `SET session_replication_role = replica; UPDATE ringmaster_ring.events SET hash = ''`,
+    ],
   ])('%s is refused', async (_name, sql) => {
     await store.append(newCluster(), 0, [joined(0)], by);
     await expect(admin.query(sql)).rejects.toThrow(/append-only/);
@@ -203,7 +206,9 @@ describe('migrating a ring store', () => {
 });
 
 async function kill(applicationName: string): Promise<void> {
-  await admin.query('SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1', [applicationName]);
+  await admin.query('SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1', [
+    applicationName,
+  ]);
 }
 
 /** As a backup of that version would be. Its owner can take the guard away; nobody does by accident. */
@@ -231,10 +236,14 @@ const versionsOf = async (url: string): Promise<number[]> =>
   );
 
 function runScript(script: string, env: Record<string, string>): Promise<number | null> {
-  const child = spawn(process.execPath, ['--input-type=module', '--disable-warning=ExperimentalWarning', '-e', script], {
-    env: { ...process.env, ...env },
-    stdio: ['ignore', 'ignore', 'inherit'],
-  });
+  const child = spawn(
+    process.execPath,
+    ['--input-type=module', '--disable-warning=ExperimentalWarning', '-e', script],
+    {
+      env: { ...process.env, ...env },
+      stdio: ['ignore', 'ignore', 'inherit'],
+    },
+  );
   return new Promise((resolve, reject) => {
     child.on('error', reject);
     child.on('exit', resolve);

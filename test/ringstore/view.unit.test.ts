@@ -11,7 +11,12 @@ const identity = { operationId: 'op', workflowId: 'w', runId: 'r' };
 
 async function storeWithRing() {
   const store = createMemoryRingStore();
-  await decideAndAppend(store, 'c', { type: 'make ring', clusterId: 'c', partitionCount: 4, nodes: [facts('node-0')] }, by);
+  await decideAndAppend(
+    store,
+    'c',
+    { type: 'make ring', clusterId: 'c', partitionCount: 4, nodes: [facts('node-0')] },
+    by,
+  );
   return store;
 }
 
@@ -19,7 +24,9 @@ test('a view folds what is there and follows what comes', async () => {
   const store = await storeWithRing();
   const view = followRing(store, 'c', { log });
   expect(view.ring.version).toBe(0);
-  expect((await view.waitFor((ring) => ring.version > 0, { deadlineMs: 1_000 })).owners).toEqual(Array(4).fill('node-0'));
+  expect((await view.waitFor((ring) => ring.version > 0, { deadlineMs: 1_000 })).owners).toEqual(
+    Array(4).fill('node-0'),
+  );
   const waiting = view.waitFor((ring) => ring.freeze !== null, { deadlineMs: 1_000 });
   await decideAndAppend(store, 'c', { type: 'freeze', by: identity }, by);
   expect((await waiting).version).toBe(2);

@@ -7,19 +7,29 @@ describe('a batch as text', () => {
     const spaced = fc.constantFrom(undefined, 1, '\t');
     const event = fc.dictionary(fc.string(), fc.jsonValue());
     fc.assert(
-      fc.property(fc.array(event, { minLength: 1 }), fc.dictionary(fc.string(), fc.jsonValue()), fc.dictionary(fc.string(), fc.jsonValue()), spaced, (events, before, after, space) => {
-        const text = JSON.stringify({ ...before, batch: events, ...after, batch_: 1 }, null, space);
-        const parsed = JSON.parse(text) as { batch: unknown };
-        if (!Array.isArray(parsed.batch) || parsed.batch.length === 0) return;
-        const cut = cutBatch(text);
-        expect(cut.events.map((e) => JSON.parse(e))).toEqual(parsed.batch);
-        expect(JSON.parse(joinBatch(cut, cut.events))).toEqual(parsed);
-      }),
+      fc.property(
+        fc.array(event, { minLength: 1 }),
+        fc.dictionary(fc.string(), fc.jsonValue()),
+        fc.dictionary(fc.string(), fc.jsonValue()),
+        spaced,
+        (events, before, after, space) => {
+          const text = JSON.stringify({ ...before, batch: events, ...after, batch_: 1 }, null, space);
+          const parsed = JSON.parse(text) as { batch: unknown };
+          if (!Array.isArray(parsed.batch) || parsed.batch.length === 0) return;
+          const cut = cutBatch(text);
+          expect(cut.events.map((e) => JSON.parse(e))).toEqual(parsed.batch);
+          expect(JSON.parse(joinBatch(cut, cut.events))).toEqual(parsed);
+        },
+      ),
     );
   });
 
   test('odd forms', () => {
-    expect(cutBatch('{"a":{"batch":[9]},"batch":[ 1 , "x,]" ,{"b":"}\\""} ],"z":null}').events).toEqual(['1', '"x,]"', '{"b":"}\\""}']);
+    expect(cutBatch('{"a":{"batch":[9]},"batch":[ 1 , "x,]" ,{"b":"}\\""} ],"z":null}').events).toEqual([
+      '1',
+      '"x,]"',
+      '{"b":"}\\""}',
+    ]);
     expect(cutBatch('{"batch":[1],"\\u0062atch":[2]}').events).toEqual(['2']); // the last of two counts
     expect(cutBatch(' {"n":1,"batch":[true]} ').events).toEqual(['true']);
   });

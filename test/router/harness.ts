@@ -117,7 +117,11 @@ export interface World {
   fence(move: string): void;
   handOver(move: string): Promise<void>;
   abort(move: string): Promise<void>;
-  post(path: string, body: unknown, options?: { headers?: Record<string, string>; signal?: AbortSignal }): Promise<Response>;
+  post(
+    path: string,
+    body: unknown,
+    options?: { headers?: Record<string, string>; signal?: AbortSignal },
+  ): Promise<Response>;
   track(userId: string, messageId: string, signal?: AbortSignal): Promise<Response>;
   end(): Promise<void>;
 }
@@ -190,7 +194,8 @@ export async function startWorld(options: { nodes?: number; limits?: Partial<Rou
         body: typeof body === 'string' ? body : JSON.stringify(body),
         ...(signal ? { signal } : {}),
       }),
-    track: (userId, messageId, signal) => world.post('/v1/track', { userId, messageId, event: 'e' }, signal ? { signal } : {}),
+    track: (userId, messageId, signal) =>
+      world.post('/v1/track', { userId, messageId, event: 'e' }, signal ? { signal } : {}),
     async end() {
       await router.stop();
       await view.close();

@@ -2,10 +2,11 @@
  * Goal: the router sends a user's events to the owner, holds and resends only what was not stored, and keeps each user's order.
  * Method: a real router and real HTTP nodes in this process, a ring store in memory, moves made by hand.
  */
-import { gzipSync } from 'node:zlib';
+
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import { gzipSync } from 'node:zlib';
 import { pino } from 'pino';
 import { afterEach, describe, expect, test } from 'vitest';
 import { followRing } from '../../ringstore/view.ts';
@@ -34,21 +35,37 @@ describe('forwarding', () => {
     expect([answer.status, await answer.text()]).toEqual([200, 'OK']);
     expect(w.nodes[0]!.requests).toEqual([]);
     const [seen] = w.nodes[1]!.requests;
-    expect(seen).toMatchObject({ method: 'POST', url: '/v1/track?x=1', body: `{ "userId": "${userId}",  "n": 12345678901234567890 }` });
-    expect(seen!.headers).toMatchObject({ 'x-custom': 'kept', authorization: 'Basic d2s6', 'x-forwarded-for': '10.0.0.1, 127.0.0.1' });
+    expect(seen).toMatchObject({
+      method: 'POST',
+      url: '/v1/track?x=1',
+      body: `{ "userId": "${userId}",  "n": 12345678901234567890 }`,
+    });
+    expect(seen!.headers).toMatchObject({
+      'x-custom': 'kept',
+      authorization: 'Basic d2s6',
+      'x-forwarded-for': '10.0.0.1, 127.0.0.1',
+    });
   });
 
   test('the AnonymousId header counts for the owner, and so does a compressed body', async () => {
     const w = await make();
     for (let n = 0; n < 20; n += 1) {
-      const answer = await w.post('/v1/track', { userId: 'u', messageId: `${n}` }, { headers: { anonymousid: `anon-${n}` } });
+      const answer = await w.post(
+        '/v1/track',
+        { userId: 'u', messageId: `${n}` },
+        { headers: { anonymousid: `anon-${n}` } },
+      );
       expect(answer.status).toBe(200);
     }
     expect(w.nodes.map((node) => node.refusals)).toEqual([0, 0]);
     expect(w.nodes.every((node) => node.stored.length > 0)).toBe(true);
     const body = gzipSync(JSON.stringify({ userId: w.userOf('node-1') }));
     w.nodes[1]!.misbehave = (_request, response) => Boolean(response.writeHead(200).end('zipped'));
-    const answer = await fetch(`${w.router.url}/v1/track`, { method: 'POST', headers: { 'content-encoding': 'gzip' }, body });
+    const answer = await fetch(`${w.router.url}/v1/track`, {
+      method: 'POST',
+      headers: { 'content-encoding': 'gzip' },
+      body,
+    });
     expect(await answer.text()).toBe('zipped');
   });
 
@@ -78,7 +95,8 @@ describe('forwarding', () => {
 
   test('paths without a user go round all members', async () => {
     const w = await make();
-    for (const node of w.nodes) node.misbehave = (_request, response) => Boolean(response.writeHead(200).end(node.node));
+    for (const node of w.nodes)
+      node.misbehave = (_request, response) => Boolean(response.writeHead(200).end(node.node));
     const answers = await Promise.all([1, 2].map(() => fetch(`${w.router.url}/v1/sourceConfig`).then((a) => a.text())));
     expect(answers.sort()).toEqual(['node-0', 'node-1']);
   });
@@ -130,27 +148,36 @@ describe('a batch with users of several nodes', () => {
 });
 
 describe('a hold', () => {
-  test.each(['hand-over', 'abort'])('lasts until the %s, keeps the order of each user, and is told in one line', async (end) => {
-    const w = await make();
-    const userId = w.userOf('node-0');
-    const partition = w.partitionOfUser(userId);
-    await w.startMove('m', 'node-0', 'node-1', [partition]);
-    w.fence('m');
-    const answers: Promise<Response>[] = [];
-    for (let n = 0; n < 20; n += 1) {
-      answers.push(w.track(userId, `${n}`));
-      await heldUntil(n + 1);
-    }
-    expect(w.nodes[0]!.refusals).toBe(1); // those behind the first did not bother the node
-    if (end === 'abort') await w.abort('m');
-    else await w.handOver('m');
-    expect((await Promise.all(answers)).map((a) => a.status)).toEqual(Array(20).fill(200));
-    expect(idsAt(end === 'abort' ? 0 : 1)).toEqual(Array.from({ length: 20 }, (_, n) => `${n}`));
-    const line = w.lines.find((l) => l['msg'] === 'hold ended')!;
-    expect(line).toMatchObject({ move: 'm', partition, partitions: [partition], held: 20, outcome: end === 'abort' ? 'aborted' : 'handed over' });
-    expect(line['waitsMs']).toHaveLength(20);
-    expect(w.router.held()).toBe(0);
-  });
+  test.each(['hand-over', 'abort'])(
+    'lasts until the %s, keeps the order of each user, and is told in one line',
+    async (end) => {
+      const w = await make();
+      const userId = w.userOf('node-0');
+      const partition = w.partitionOfUser(userId);
+      await w.startMove('m', 'node-0', 'node-1', [partition]);
+      w.fence('m');
+      const answers: Promise<Response>[] = [];
+      for (let n = 0; n < 20; n += 1) {
+        answers.push(w.track(userId, `${n}`));
+        await heldUntil(n + 1);
+      }
+      expect(w.nodes[0]!.refusals).toBe(1); // those behind the first did not bother the node
+      if (end === 'abort') await w.abort('m');
+      else await w.handOver('m');
+      expect((await Promise.all(answers)).map((a) => a.status)).toEqual(Array(20).fill(200));
+      expect(idsAt(end === 'abort' ? 0 : 1)).toEqual(Array.from({ length: 20 }, (_, n) => `${n}`));
+      const line = w.lines.find((l) => l['msg'] === 'hold ended')!;
+      expect(line).toMatchObject({
+        move: 'm',
+        partition,
+        partitions: [partition],
+        held: 20,
+        outcome: end === 'abort' ? 'aborted' : 'handed over',
+      });
+      expect(line['waitsMs']).toHaveLength(20);
+      expect(w.router.held()).toBe(0);
+    },
+  );
 
   test('leaves other partitions alone', async () => {
     const w = await make();
@@ -159,7 +186,9 @@ describe('a hold', () => {
     w.fence('m');
     const answer = w.track(held, 'held');
     await heldUntil(1);
-    const other = Array.from({ length: 50 }, (_, n) => w.userOf('node-0', n)).find((u) => w.partitionOfUser(u) !== w.partitionOfUser(held))!;
+    const other = Array.from({ length: 50 }, (_, n) => w.userOf('node-0', n)).find(
+      (u) => w.partitionOfUser(u) !== w.partitionOfUser(held),
+    )!;
     expect((await w.track(other, 'other')).status).toBe(200);
     await w.abort('m');
     expect((await answer).status).toBe(200);
@@ -172,7 +201,10 @@ describe('a hold', () => {
     w.fence('m');
     const old = w.ring();
     w.nodes[1]!.seen = () => old;
-    const answers = Array.from({ length: 30 }, (_, n) => w.track(userId, `${n}`));
+    const users = Array.from({ length: 400 }, (_, n) => w.userOf('node-0', n)).filter(
+      (user) => w.partitionOfUser(user) === w.partitionOfUser(userId),
+    );
+    const answers = Array.from({ length: 30 }, (_, n) => w.track(users[n % users.length]!, `${n}`));
     await heldUntil(30);
     await w.handOver('m');
     await until(() => w.nodes[1]!.refusals >= 3, { deadlineMs: 2_000, what: 'the target refuses a few times' });
@@ -203,6 +235,62 @@ describe('a hold', () => {
       ['m.1', 'aborted'],
       ['m.2', 'handed over'],
     ]);
+  });
+
+  test('is followed by one request of each user at a time, of different users at once', async () => {
+    const w = await make();
+    const userId = w.userOf('node-0');
+    const partition = w.partitionOfUser(userId);
+    const other = Array.from({ length: 200 }, (_, n) => w.userOf('node-0', n)).find(
+      (user) => user !== userId && w.partitionOfUser(user) === partition,
+    )!;
+    await w.startMove('m', 'node-0', 'node-1', [partition]);
+    w.fence('m');
+    const target = w.nodes[1]!;
+    const onTheWay: string[] = [];
+    let most = 0;
+    target.misbehave = async () => {
+      const user = (JSON.parse(target.requests.at(-1)!.body) as { userId: string }).userId;
+      onTheWay.push(user);
+      expect(onTheWay.filter((one) => one === user)).toHaveLength(1);
+      most = Math.max(most, onTheWay.length);
+      await new Promise((resolve) => setTimeout(resolve, 20));
+      onTheWay.splice(onTheWay.indexOf(user), 1);
+      return false;
+    };
+    const answers: Promise<Response>[] = [];
+    for (let n = 0; n < 8; n += 1) {
+      answers.push(w.track(n % 2 === 0 ? userId : other, `${n}`));
+      await heldUntil(n + 1);
+    }
+    await w.handOver('m');
+    expect((await Promise.all(answers)).map((a) => a.status)).toEqual(Array(8).fill(200));
+    expect(target.requests).toHaveLength(8);
+    expect(most).toBe(2);
+  });
+
+  test('of a batch holds the later requests of its users, also those of other partitions, and nobody else', async () => {
+    const w = await make();
+    const users = Array.from({ length: 60 }, (_, n) => w.userOf('node-0', n));
+    const [held] = users as [string];
+    const open = users.filter((user) => w.partitionOfUser(user) !== w.partitionOfUser(held));
+    const [inBatch] = open as [string];
+    const notInBatch = open.find((user) => user !== inBatch && w.partitionOfUser(user) === w.partitionOfUser(inBatch))!;
+    await w.startMove('m', 'node-0', 'node-1', [w.partitionOfUser(held)]);
+    w.fence('m');
+    const batch = w.post('/v1/batch', {
+      batch: [
+        { userId: held, messageId: '1' },
+        { userId: inBatch, messageId: '2' },
+      ],
+    });
+    await heldUntil(1);
+    const later = w.track(inBatch, '3');
+    await heldUntil(2);
+    expect((await w.track(notInBatch, 'free')).status).toBe(200);
+    await w.abort('m');
+    expect([(await batch).status, (await later).status]).toEqual([200, 200]);
+    expect(idsAt(0)).toEqual(['free', '1', '2', '3']);
   });
 
   test('that nobody ends is over after holdMs: 503 with Retry-After', async () => {
@@ -296,7 +384,12 @@ describe('what is sent again', () => {
       if ((args[1] ?? 0) >= version) await lag;
       return read(...args);
     };
-    const ahead = { ...w.ring(), version: version + 1, epoch: 2, owners: w.ring().owners.map((o, p) => (p === w.partitionOfUser(userId) ? 'node-1' : o)) };
+    const ahead = {
+      ...w.ring(),
+      version: version + 1,
+      epoch: 2,
+      owners: w.ring().owners.map((o, p) => (p === w.partitionOfUser(userId) ? 'node-1' : o)),
+    };
     for (const node of w.nodes) node.seen = () => ahead;
     const answer = w.track(userId, 'a');
     await heldUntil(1);
@@ -336,6 +429,22 @@ describe('what is sent again', () => {
     expect(w.nodes[0]!.requests).toHaveLength(1);
   });
 
+  test('a refusal that is about another partition than was sent: another node may take it, and nobody else waits', async () => {
+    const w = await make();
+    const userId = w.userOf('node-0');
+    const other = Array.from({ length: 16 }, (_, p) => p).find((p) => w.ring().owners[p] === 'node-1')!;
+    const source = w.nodes[0]!;
+    source.misbehave = (request, response) => {
+      if (!source.requests.at(-1)!.body.includes('odd')) return false;
+      response.setHeader('ringmaster-state', 'not-owner').setHeader('ringmaster-version', w.ring().version);
+      response.writeHead(421).end(JSON.stringify({ error: 'not-owner', partitions: [other] }));
+      return request.complete;
+    };
+    w.nodes[1]!.misbehave = (_request, response) => Boolean(response.writeHead(200).end('mine'));
+    const [odd, plain] = await Promise.all([w.track(userId, 'odd'), w.track(userId, 'plain')]);
+    expect([await odd.text(), plain.status, w.router.held()]).toEqual(['mine', 200, 0]);
+  });
+
   test('many moves under concurrent clients: each event stored once, each user in order, no client sees an error', async () => {
     const w = await make({}, 3);
     let running = true;
@@ -346,7 +455,12 @@ describe('what is sent again', () => {
       sent.set(userId, acknowledged);
       for (let seq = 0; running; seq += 1) {
         const mixed = seq % 5 === 4;
-        const events = mixed ? [{ userId, messageId: `${userId}/${seq}` }, { userId: `${userId}-b`, messageId: `${userId}-b/${seq}` }] : [{ userId, messageId: `${userId}/${seq}` }];
+        const events = mixed
+          ? [
+              { userId, messageId: `${userId}/${seq}` },
+              { userId: `${userId}-b`, messageId: `${userId}-b/${seq}` },
+            ]
+          : [{ userId, messageId: `${userId}/${seq}` }];
         const answer = await w.post('/v1/batch', { batch: events });
         expect(answer.status).toBe(200);
         await answer.arrayBuffer();
@@ -373,7 +487,9 @@ describe('what is sent again', () => {
     for (const [userId, acknowledged] of sent) {
       // Nodes store in the order of their answers: within one node the order is the user's.
       for (const node of w.nodes) {
-        const seqs = node.stored.filter((event) => event.userKey.endsWith(`>>${userId}`)).map((event) => Number(event.messageId.split('/')[1]));
+        const seqs = node.stored
+          .filter((event) => event.userKey.endsWith(`>>${userId}`))
+          .map((event) => Number(event.messageId.split('/')[1]));
         expect(seqs).toEqual([...seqs].sort((a, b) => a - b));
       }
       expect(stored.filter((event) => event.userKey.endsWith(`>>${userId}`))).toHaveLength(acknowledged.length);
@@ -395,7 +511,10 @@ describe('without the ring store', () => {
       const initial = await readRingFile(file, 'demo', log);
       const view = followRing(w.store, 'demo', { log, initial: initial! });
       const router = await startRouter({ view, log });
-      const answer = await fetch(`${router.url}/v1/track`, { method: 'POST', body: JSON.stringify({ userId: w.userOf('node-1') }) });
+      const answer = await fetch(`${router.url}/v1/track`, {
+        method: 'POST',
+        body: JSON.stringify({ userId: w.userOf('node-1') }),
+      });
       expect(answer.status).toBe(200);
       expect(await (await fetch(`${router.url}/ready`)).json()).toMatchObject({ ready: true, version: 1, epoch: 1 });
       expect(await (await fetch(`${router.url}/metrics`)).text()).toContain('ringmaster_router_ring_version 1');

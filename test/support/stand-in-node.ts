@@ -1,6 +1,6 @@
 /** Stands in for node/main.ts where a test is about the platform only: answers the control's status, and says what it was given. */
 import { createServer } from 'node:http';
-import { endWithParent } from '../../platform/local/parent.ts';
+import { endWithParent } from '../../kit/parent.ts';
 
 endWithParent(() => {});
 process.on('SIGTERM', () => process.exit(0));

@@ -1,0 +1,42 @@
+/** From rings to what the API shows of them. */
+import type { ClusterAnswer, NodeAnswer, RingAnswer } from '../client/api-types.ts';
+import type { OperationSummary } from '../client/operation-runs.ts';
+import type { PartitionIndex } from '../ring/partition.ts';
+import type { Ring } from '../ring/ring.ts';
+import type { LatestRing } from './rings.ts';
+
+export function clusterAnswer(
+  { ring, trouble }: LatestRing,
+  operation: OperationSummary | null,
+  temporal: 'ok' | 'unreachable',
+): ClusterAnswer {
+  return {
+    ...common(ring),
+    nodes: nodesOf(ring).map(({ owns: _, ...node }) => node),
+    operation,
+    temporal,
+    ringTrouble: trouble?.message ?? null,
+  };
+}
+
+export function ringAnswer(ring: Ring, at: string | null): RingAnswer {
+  return { ...common(ring), nodes: nodesOf(ring), at };
+}
+
+function common(ring: Ring) {
+  const { clusterId, version, epoch, partitionCount, freeze, moves } = ring;
+  return {
+    clusterId,
+    version,
+    epoch,
+    partitionCount,
+    freeze: freeze && { operationId: freeze.operationId, workflowId: freeze.workflowId, holder: freeze.holder },
+    openMoves: moves,
+  };
+}
+
+function nodesOf(ring: Ring): (NodeAnswer & { owns: PartitionIndex[] })[] {
+  const owns = new Map<string, PartitionIndex[]>(ring.nodes.map(({ node }) => [node, []]));
+  ring.owners.forEach((owner, partition) => void owns.get(owner)?.push(partition));
+  return ring.nodes.map(({ node, url }) => ({ node, url, partitions: owns.get(node)!.length, owns: owns.get(node)! }));
+}

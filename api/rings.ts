@@ -1,0 +1,126 @@
+/** The rings of all clusters, for the API: fresh where the ring store answers, the last known where it does not. */
+import { CodedError } from '../kit/errors.ts';
+import type { Logger } from '../kit/log.ts';
+import type { RecordedEvent } from '../ring/events.ts';
+import { fold, noRing, type Ring } from '../ring/ring.ts';
+import { LogCursor } from '../ringstore/cursor.ts';
+import type { RingStore } from '../ringstore/ringstore.ts';
+import { followRing, type RingView } from '../ringstore/view.ts';
+
+export interface LatestRing {
+  readonly ring: Ring;
+  /** Why it may be old. */
+  readonly trouble: CodedError | null;
+}
+
+const CLUSTER_ID = /^[a-z0-9-]{1,40}$/;
+
+export class Rings {
+  readonly #store: RingStore;
+  readonly #log: Logger;
+  readonly #views = new Map<string, RingView>();
+  readonly #stop = new AbortController();
+
+  constructor(store: RingStore, log: Logger) {
+    this.#store = store;
+    this.#log = log;
+  }
+
+  /** Throws RING_STORE_UNREACHABLE where the store is gone and nothing is known yet. */
+  async clusters(): Promise<string[]> {
+    try {
+      return await this.#store.clusters();
+    } catch (error) {
+      if (this.#views.size === 0) throw unreachable(error);
+      return [...this.#views.keys()].sort();
+    }
+  }
+
+  async storeReachable(): Promise<boolean> {
+    return await this.#store.clusters().then(
+      () => true,
+      () => false,
+    );
+  }
+
+  /**
+   * The ring of a cluster. Asks the store for what came since the last look: who has just appended sees it. Throws CLUSTER_UNKNOWN, or RING_STORE_UNREACHABLE
+   * where the store is gone and nothing is known of the cluster.
+   */
+  async latest(clusterId: string): Promise<LatestRing> {
+    if (!CLUSTER_ID.test(clusterId)) throw unknown(clusterId);
+    const known = this.#views.get(clusterId);
+    const ring = known?.ring ?? noRing(clusterId);
+    // As a watcher reads: a store that came back with another history is not mixed with what we know.
+    const cursor = new LogCursor(clusterId, ring.version, known?.lastHash ?? null);
+    try {
+      const events = cursor.accept(await this.#read(clusterId, cursor.readAfter));
+      const latest = foldOrBroken(ring, events);
+      if (!known && events.length > 0) this.#follow(clusterId, latest, events.at(-1)!.hash);
+      if (latest.version === 0) throw unknown(clusterId);
+      return { ring: latest, trouble: null };
+    } catch (error) {
+      if (ring.version === 0 || !(error instanceof CodedError)) throw error;
+      return { ring, trouble: error };
+    }
+  }
+
+  /** The ring as it was. Throws CLUSTER_UNKNOWN, RING_VERSION_UNKNOWN, RING_STORE_UNREACHABLE. */
+  async at(clusterId: string, version: number): Promise<{ ring: Ring; at: string | null }> {
+    const { ring: latest } = await this.latest(clusterId);
+    if (version > latest.version) {
+      const message = `the log of ${clusterId} ends at version ${latest.version}`;
+      throw new CodedError('RING_VERSION_UNKNOWN', message, { clusterId, version: latest.version });
+    }
+    const events = await this.#read(clusterId, 0, version);
+    return { ring: foldOrBroken(noRing(clusterId), events), at: events.at(-1)?.at ?? null };
+  }
+
+  /** A part of the log. Where nothing is there yet it waits up to `waitMs` for more. */
+  async log(clusterId: string, after: number, limit: number, waitMs: number): Promise<RecordedEvent[]> {
+    await this.latest(clusterId);
+    const events = await this.#read(clusterId, after, limit);
+    const view = this.#views.get(clusterId);
+    if (events.length > 0 || waitMs === 0 || !view) return events;
+    const options = { deadlineMs: waitMs, signal: this.#stop.signal };
+    const more = await view.waitFor((ring) => ring.version > after, options).catch(() => null);
+    return more ? await this.#read(clusterId, after, limit) : [];
+  }
+
+  async close(): Promise<void> {
+    this.#stop.abort();
+    await Promise.all([...this.#views.values()].map((view) => view.close()));
+  }
+
+  #follow(clusterId: string, ring: Ring, lastHash: string): void {
+    if (this.#stop.signal.aborted || this.#views.has(clusterId)) return;
+    this.#views.set(clusterId, followRing(this.#store, clusterId, { log: this.#log, initial: { ring, lastHash } }));
+  }
+
+  async #read(clusterId: string, after: number, limit?: number): Promise<RecordedEvent[]> {
+    try {
+      return await this.#store.read(clusterId, after, limit);
+    } catch (error) {
+      throw unreachable(error);
+    }
+  }
+}
+
+function unknown(clusterId: string): CodedError {
+  const shown = clusterId.slice(0, 40);
+  return new CodedError('CLUSTER_UNKNOWN', `there is no cluster ${JSON.stringify(shown)}`, { clusterId: shown });
+}
+
+function foldOrBroken(ring: Ring, events: RecordedEvent[]): Ring {
+  try {
+    return fold(ring, events);
+  } catch (error) {
+    const what = error instanceof Error ? error.message : String(error);
+    throw new CodedError('RING_LOG_BROKEN', `log of ${ring.clusterId}: ${what}`, {}, { cause: error });
+  }
+}
+
+function unreachable(error: unknown): CodedError {
+  if (error instanceof CodedError) return error;
+  return new CodedError('RING_STORE_UNREACHABLE', 'the ring store cannot be reached', {}, { cause: error });
+}

@@ -1,0 +1,52 @@
+/** `npm run bench -- NAME`: benchmarks, each with a report (COMMANDS in docs/commands.md). Never timed tests: machines are noisy. */
+import { writeFile } from 'node:fs/promises';
+import { Command, InvalidArgumentError } from 'commander';
+import { describeError } from '../kit/errors.ts';
+import { isPartitionCount, PARTITION_COUNT_MAX } from '../ring/partition.ts';
+
+const whole = (low: number, high: number) => (text: string): number => {
+  const n = Number(text);
+  if (!Number.isInteger(n) || n < low || n > high) throw new InvalidArgumentError(`must be a whole number from ${low} to ${high}.`);
+  return n;
+};
+const powerOfTwo = (text: string): number => {
+  if (!isPartitionCount(Number(text))) throw new InvalidArgumentError(`must be a power of two from 1 to ${PARTITION_COUNT_MAX}.`);
+  return Number(text);
+};
+
+const program = new Command('npm run bench --').description('Measures one thing and reports it.').exitOverride((error) => process.exit(error.exitCode === 0 ? 0 : 2));
+
+program
+  .command('plan')
+  .description('the planner: from --nodes nodes to one more')
+  .option('--partitions <n>', 'partitions of the ring', powerOfTwo, 65_536)
+  .option('--nodes <n>', 'nodes before', whole(1, 60_000), 1_000)
+  .option('--json <file>', 'write the report there')
+  .action(async ({ partitions, nodes, json }: { partitions: number; nodes: number; json?: string }) => {
+    const { benchPlan } = await import('./plan.ts');
+    await report(benchPlan(partitions, nodes), json);
+  });
+
+program
+  .command('scale')
+  .description('a whole operation with empty queues, on the embedded stack')
+  .option('--partitions <n>', 'partitions of the ring', powerOfTwo, 1_024)
+  .option('--from <n>', 'nodes before', whole(1, 20), 4)
+  .option('--to <n>', 'nodes after', whole(1, 20), 5)
+  .option('--json <file>', 'write the report there')
+  .action(async ({ partitions, from, to, json }: { partitions: number; from: number; to: number; json?: string }) => {
+    const { benchScale } = await import('./scale.ts');
+    await report(await benchScale({ partitions, from, to }), json);
+  });
+
+try {
+  await program.parseAsync();
+} catch (error) {
+  process.stderr.write(`${describeError(error)}\n`);
+  process.exit(1);
+}
+
+async function report(result: object, file: string | undefined): Promise<void> {
+  for (const [name, value] of Object.entries(result)) process.stdout.write(`${name.padEnd(16)} ${typeof value === 'object' ? JSON.stringify(value) : value}\n`);
+  if (file) await writeFile(file, `${JSON.stringify(result, null, 2)}\n`);
+}

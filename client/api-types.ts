@@ -1,0 +1,97 @@
+/**
+ * What the HTTP API answers, as JSON. **Boundary:** public; fields are added, never renamed.
+ */
+import type { NodeId, RecordedEvent } from '../ring/events.ts';
+import type { PartitionIndex } from '../ring/partition.ts';
+import type { MovePlan } from '../ring/plan.ts';
+import type { OpenMove } from '../ring/ring.ts';
+import type { OperationProgress } from '../workflows/messages.ts';
+import type { OperationSummary } from './operation-runs.ts';
+
+export type { OperationSummary } from './operation-runs.ts';
+
+/** Every answer that is no success. */
+export interface ApiError {
+  readonly code: string;
+  readonly message: string;
+  readonly details: Readonly<Record<string, unknown>>;
+}
+
+export interface HealthAnswer {
+  readonly status: 'ok';
+  /** With the one gone, rings are served as they were last known; with the other, operations cannot be started or steered. */
+  readonly ringStore: 'ok' | 'unreachable';
+  readonly temporal: 'ok' | 'unreachable';
+}
+
+export interface ClustersAnswer {
+  readonly clusters: readonly { readonly clusterId: string }[];
+}
+
+export interface NodeAnswer {
+  readonly node: NodeId;
+  readonly url: string;
+  /** How many partitions it owns. */
+  readonly partitions: number;
+}
+
+export interface ClusterAnswer {
+  readonly clusterId: string;
+  readonly version: number;
+  readonly epoch: number;
+  readonly partitionCount: number;
+  readonly nodes: readonly NodeAnswer[];
+  /** The operation that holds the ring; null: unfrozen. */
+  readonly freeze: { readonly operationId: string; readonly workflowId: string; readonly holder: number } | null;
+  readonly openMoves: readonly OpenMove[];
+  /** The operation that is under way; null also where Temporal cannot be asked: see `temporal`. */
+  readonly operation: OperationSummary | null;
+  readonly temporal: 'ok' | 'unreachable';
+  /** Why the ring may be old (the ring store is gone, RING_STORE_BEHIND); null when it is well. */
+  readonly ringTrouble: string | null;
+}
+
+/** A ring as it is, or as it was at a version. */
+export interface RingAnswer {
+  readonly clusterId: string;
+  readonly version: number;
+  readonly epoch: number;
+  readonly partitionCount: number;
+  readonly nodes: readonly (NodeAnswer & { readonly owns: readonly PartitionIndex[] })[];
+  readonly freeze: ClusterAnswer['freeze'];
+  readonly openMoves: readonly OpenMove[];
+  /** When its last event was recorded, by the ring store's clock. */
+  readonly at: string | null;
+}
+
+export interface PlanAnswer {
+  readonly result: 'plan' | 'nothing to do';
+  readonly plan: MovePlan;
+}
+
+export interface OperationRequest {
+  readonly targetNodes: number;
+  readonly reason?: string;
+  readonly dryRun?: boolean;
+  /** The plan that was approved: with another one by now the request is refused (PLAN_CHANGED). */
+  readonly planHash?: string;
+  readonly actor?: string;
+}
+
+/** 202 with `started`, 200 with the others. */
+export type OperationAnswer =
+  | { readonly result: 'started'; readonly operationId: string; readonly workflowId: string }
+  | { readonly result: 'nothing to do'; readonly plan: MovePlan }
+  | { readonly result: 'plan'; readonly plan: MovePlan };
+
+export interface OperationsAnswer {
+  readonly operations: readonly OperationSummary[];
+}
+
+export type ProgressAnswer = OperationProgress;
+
+export interface LogAnswer {
+  readonly events: readonly RecordedEvent[];
+  /** Where to go on: the `after` of the next request. */
+  readonly next: number;
+}

@@ -1,0 +1,99 @@
+/** Plans, clusters and operations as lines for people. */
+
+import { formatPartitions } from '../../ring/partition.ts';
+import type { MovePlan } from '../../ring/plan.ts';
+import type { ClusterAnswer, OperationSummary, ProgressAnswer, RingAnswer } from '../api-types.ts';
+import type { Terminal } from './terminal.ts';
+import { ago, duration, plain, plural, shortId, table } from './text.ts';
+
+export function planLines(plan: MovePlan, terminal: Terminal): string[] {
+  const { nodesBefore, nodesAfter, added, removed, moves } = plan;
+  const head = `${terminal.bold(plan.clusterId)}: from ${nodesBefore.length} to ${plural(nodesAfter.length, 'node')}, at epoch ${plan.epoch}`;
+  const changes = [
+    ...(added.length > 0 ? [`  added:    ${added.join(', ')}`] : []),
+    ...(removed.length > 0 ? [`  removed:  ${removed.join(', ')}`] : []),
+    `  moves:    ${plural(plan.partitionsMoved, 'partition')} in ${plural(moves.length, 'move')}`,
+  ];
+  const rows = moves.map((move) => [move.n, move.from, move.to, formatPartitions(move.partitions), move.because]);
+  const list = moves.length > 0 ? ['', ...table(['MOVE', 'FROM', 'TO', 'PARTITIONS', 'BECAUSE'], rows)] : [];
+  return [head, ...changes, ...list, '', `plan hash: ${plan.hash}`];
+}
+
+export function clusterLines(cluster: ClusterAnswer, terminal: Terminal): string[] {
+  const { freeze } = cluster;
+  const held = freeze ? `frozen by operation ${shortId(freeze.operationId)}` : 'not frozen';
+  const head = `${terminal.bold(cluster.clusterId)}: ${plural(cluster.nodes.length, 'node')}, ${plural(cluster.partitionCount, 'partition')}, epoch ${cluster.epoch}, version ${cluster.version}, ${held}`;
+  const rows = cluster.nodes.map(({ node, partitions, url }) => [node, partitions, url]);
+  const moves = cluster.openMoves.map(({ move, state, from, to, partitions }) =>
+    plain(`  ${move.split('/').at(-1)} ${state}: partitions ${formatPartitions(partitions)} from ${from} to ${to}`),
+  );
+  return [
+    head,
+    ...table(['NODE', 'PARTITIONS', 'URL'], rows),
+    ...(moves.length > 0 ? ['open moves:', ...moves] : []),
+    ...(cluster.ringTrouble ? [`the ring may be old: ${plain(cluster.ringTrouble)}`] : []),
+    ...(cluster.temporal === 'unreachable' ? ['Temporal cannot be reached: what operations do is not known'] : []),
+  ];
+}
+
+export function ringLines(ring: RingAnswer, terminal: Terminal, now: number): string[] {
+  const when = ring.at ? `, ${ago(ring.at, now)}` : '';
+  const held = ring.freeze ? `, frozen by operation ${shortId(ring.freeze.operationId)}` : '';
+  const rows = ring.nodes.map(({ node, partitions, owns }) => [node, partitions, formatPartitions(owns)]);
+  const head = `${terminal.bold(ring.clusterId)} at version ${ring.version}${when}: epoch ${ring.epoch}${held}`;
+  return [head, ...table(['NODE', 'COUNT', 'PARTITIONS'], rows)];
+}
+
+export function operationsLines(operations: readonly OperationSummary[], now: number): string[] {
+  if (operations.length === 0) return ['no operations yet'];
+  const rows = operations.map((operation) => [
+    shortId(operation.operationId),
+    operation.blockedOn ? `${operation.state} on ${operation.blockedOn}` : operation.state,
+    operation.targetNodes === null ? '' : String(operation.targetNodes),
+    ago(operation.startedAt, now),
+    took(operation),
+    operation.actor ?? '',
+    operation.reason ?? '',
+  ]);
+  return table(['OPERATION', 'STATE', 'NODES', 'STARTED', 'TOOK', 'BY', 'REASON'], rows);
+}
+
+const took = ({ startedAt, endedAt }: { startedAt: string; endedAt: string | null }): string =>
+  endedAt === null ? '' : duration(Date.parse(endedAt) - Date.parse(startedAt));
+
+export function progressLines(progress: ProgressAnswer, terminal: Terminal, now: number): string[] {
+  const { state, phase, from, to, partitionsToMove } = progress;
+  const when = progress.endedAt ? `ended ${ago(progress.endedAt, now)}` : `started ${ago(progress.startedAt, now)}`;
+  const size = from > 0 ? `${from} → ${to} nodes` : `to ${plural(to, 'node')}`;
+  const doing = phase && progress.endedAt === null ? `, ${phase}` : '';
+  const reason = progress.reason ? ` (${plain(progress.reason)})` : '';
+  return [
+    `operation ${terminal.bold(shortId(progress.operationId))}: ${size}, ${terminal.state(state)}${doing}, ${when}${reason}`,
+    ...(partitionsToMove > 0
+      ? [
+          `  ${progress.partitionsMoved} of ${plural(partitionsToMove, 'partition')} moved, ${plural(progress.jobsMoved, 'job')}`,
+        ]
+      : []),
+    ...progress.notes.map((note) => `  ${plain(note)}`),
+    ...attention(progress),
+  ];
+}
+
+/** How it ended, for who has waited. */
+export function endLines(progress: ProgressAnswer, terminal: Terminal): string[] {
+  const { operationId, state, partitionsMoved, jobsMoved } = progress;
+  const time = took(progress);
+  const phases = Object.entries(progress.phasesMs).map(([phase, ms]) => `${phase} ${duration(ms)}`);
+  return [
+    `operation ${shortId(operationId)}: ${terminal.state(state)}${time ? ` after ${time}` : ''}, ${plural(partitionsMoved, 'partition')} and ${plural(jobsMoved, 'job')} moved`,
+    ...(phases.length > 0 ? [`  ${phases.join(', ')}`] : []),
+    ...attention(progress),
+  ];
+}
+
+function attention({ blockedOn, nextAction }: ProgressAnswer): string[] {
+  return [
+    ...(blockedOn ? [`  blocked on ${blockedOn.code}: ${plain(blockedOn.message)} (${blockedOn.phase})`] : []),
+    ...(nextAction ? [`  next: ${plain(nextAction)}`] : []),
+  ];
+}

@@ -1,0 +1,147 @@
+/** What `npm run demo -- …` can be asked: COMMANDS' flags, checked before anything starts. */
+import { accessSync, constants, existsSync, statSync } from 'node:fs';
+import path from 'node:path';
+import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
+import { CodedError } from '../../kit/errors.ts';
+import { isPartitionCount, PARTITION_COUNT_DEFAULT, PARTITION_COUNT_MAX } from '../../ring/partition.ts';
+
+export interface DemoOptions {
+  readonly nodes: number;
+  readonly to: readonly number[];
+  readonly partitions: number;
+  /** Undefined: made-up users. */
+  readonly input?: string;
+  readonly userField: string;
+  readonly events?: number;
+  readonly rate: number;
+  /** Undefined: as slow as it takes for a backlog to be there. */
+  readonly destinationMs?: number;
+  readonly seed: number;
+  /** Absolute. */
+  readonly json?: string;
+  readonly keep: boolean;
+}
+
+/** Node processes, each with its PostgreSQL, that one machine can be asked to run. */
+const NODES_MAX = 32;
+/** What two cores carry with everything else beside it (docs/limits.md). */
+const RATE_DEFAULT = 800;
+const RATE_MAX = 100_000;
+
+export type ParsedDemo =
+  | { readonly kind: 'run'; readonly options: DemoOptions }
+  | { readonly kind: 'help'; readonly text: string };
+
+/** `args` without node and script. Throws USAGE with one clear line. */
+export function parseDemoOptions(args: readonly string[]): ParsedDemo {
+  let printed = '';
+  const command = demoCommand()
+    .exitOverride()
+    .configureOutput({
+      writeOut: (text) => {
+        printed += text;
+      },
+      writeErr: () => {},
+    });
+  try {
+    command.parse([...args], { from: 'user' });
+  } catch (error) {
+    if (!(error instanceof CommanderError)) throw error;
+    if (error.code === 'commander.helpDisplayed') return { kind: 'help', text: printed };
+    throw usage(error.message.replace(/^error: /, '').replaceAll(/\s*\n\s*/g, ' '));
+  }
+  const raw = command.opts() as DemoOptions & { platform: string; dataplane: string; killPods?: number };
+  if (raw.platform !== 'local') throw usage(`--platform ${raw.platform}: not built yet`);
+  if (raw.dataplane !== 'reference') throw usage(`--dataplane ${raw.dataplane}: not built yet`);
+  if (raw.killPods !== undefined) throw usage('--kill-pods: not built yet');
+  const most = Math.max(raw.nodes, ...raw.to);
+  if (most > raw.partitions)
+    throw usage(`--partitions ${raw.partitions}: ${most} nodes cannot share fewer partitions than nodes`);
+  if (raw.events !== undefined && raw.input === undefined) throw usage('--events needs --input');
+  if (raw.input !== undefined) assertReadableFile(raw.input);
+  if (raw.json !== undefined) assertWritableFile(raw.json);
+  return { kind: 'run', options: { ...raw, ...(raw.json === undefined ? {} : { json: path.resolve(raw.json) }) } };
+}
+
+function demoCommand(): Command {
+  return new Command('npm run demo --')
+    .description(
+      'Scales a cluster of real nodes under live traffic, checks every event at the destination, prints a report, stops.',
+    )
+    .option('--nodes <n>', 'nodes at the start', whole('a whole number', 1, NODES_MAX), 2)
+    .option('--to <sizes>', 'sizes to scale to, one after the other', sizes, [3, 2])
+    .option('--partitions <n>', 'partitions of the ring, a power of two', partitionCount, PARTITION_COUNT_DEFAULT)
+    .option(
+      '--input <file>',
+      'newline-delimited JSON, also .gz, one event a line (default: made-up users, heavy-tailed)',
+    )
+    .option('--user-field <field>', "the input's field that becomes userId", 'user')
+    .option('--events <n>', 'first n lines of the input only', whole('a whole number', 1, Number.MAX_SAFE_INTEGER))
+    .option('--rate <n>', 'events a second', whole('a whole number', 1, RATE_MAX), RATE_DEFAULT)
+    .option(
+      '--destination-ms <n>',
+      'how long the destination takes to answer (default: so slow that a backlog is always there to move)',
+      whole('milliseconds', 0, 60_000),
+    )
+    .option(
+      '--seed <n>',
+      'seed of the made-up users and of the mix of requests',
+      whole('a whole number', 0, 2 ** 32 - 1),
+      1,
+    )
+    .addOption(new Option('--platform <name>', 'where nodes run').choices(['local', 'kubernetes']).default('local'))
+    .addOption(
+      new Option('--dataplane <kind>', 'kind of nodes')
+        .choices(['reference', 'rudder-fenced', 'rudder-native'])
+        .default('reference'),
+    )
+    .option('--kill-pods <n>', 'pods to kill meanwhile', whole('a whole number', 1, 1_000))
+    .option('--json <file>', 'write the report there as one JSON object')
+    .option('--keep', 'keep the data folder (it is kept anyway where the verdict is not valid)', false)
+    .allowExcessArguments(false);
+}
+
+function whole(what: string, min: number, max: number): (text: string) => number {
+  return (text) => {
+    const n = Number(text);
+    if (!/^\d+$/.test(text) || n < min || n > max)
+      throw new InvalidArgumentError(
+        `Expected ${what} from ${min}${max < Number.MAX_SAFE_INTEGER ? ` to ${max}` : ''}.`,
+      );
+    return n;
+  };
+}
+
+function sizes(text: string): number[] {
+  return text.split(',').map(whole('whole numbers with commas between, each', 1, NODES_MAX));
+}
+
+function partitionCount(text: string): number {
+  const n = Number(text);
+  if (!/^\d+$/.test(text) || !isPartitionCount(n))
+    throw new InvalidArgumentError(`Expected a power of two from 1 to ${PARTITION_COUNT_MAX}.`);
+  return n;
+}
+
+function assertReadableFile(file: string): void {
+  try {
+    accessSync(file, constants.R_OK);
+    if (statSync(file).isFile()) return;
+  } catch {
+    // told below
+  }
+  throw usage(`--input ${file}: no file that can be read`);
+}
+
+function assertWritableFile(file: string): void {
+  try {
+    const folder = path.dirname(path.resolve(file));
+    accessSync(existsSync(file) ? file : folder, constants.W_OK);
+    if (!existsSync(file) || statSync(file).isFile()) return;
+  } catch {
+    // told below
+  }
+  throw usage(`--json ${file}: no file that can be written`);
+}
+
+const usage = (message: string): CodedError => new CodedError('USAGE', message);

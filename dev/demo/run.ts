@@ -1,0 +1,246 @@
+/**
+ * The demo: stack → traffic → operations one after the other → drain → check → report.
+ * Holds: whatever happens, what was started is stopped.
+ */
+import { mkdir, readFile, rm } from 'node:fs/promises';
+import path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { now } from '../../kit/log.ts';
+import type { OperationProgress } from '../../workflows/messages.ts';
+import { checkDelivery } from '../checker/checker.ts';
+import { type SinkProcess, startSinkProcess } from '../sink/process.ts';
+import { type Stack, startStack } from '../stack.ts';
+import { type EventSource, fileSource, seededSource } from '../traffic/source.ts';
+import { startTraffic, type Traffic } from '../traffic/traffic.ts';
+import { runOperation } from './operations.ts';
+import type { DemoOptions } from './options.ts';
+import { BEFORE_MS, buildReport, type DemoReport, type LogLine } from './report.ts';
+import type { Screen } from './screen.ts';
+import { DRAIN_MS, FIRST_MS, nextDelay } from './slowness.ts';
+
+export interface DemoOutcome {
+  readonly report: DemoReport;
+  /** What kept the demo from its full length, if anything did. */
+  readonly trouble: Error | null;
+  /** Where the data lies, if it was kept. */
+  readonly kept: string | null;
+}
+
+/** Without a delivery for this long the wait ends. */
+const QUIET_MS = 60_000;
+/** When nothing is missing any more, only late duplicates can come. */
+const LATE_MS = 3_000;
+const CLUSTER = 'demo';
+
+export async function runDemo(
+  options: DemoOptions,
+  dataFolder: string,
+  screen: Screen,
+  signal: AbortSignal,
+): Promise<DemoOutcome> {
+  let source: EventSource | null = null;
+  let sink: SinkProcess | null = null;
+  let stack: Stack | null = null;
+  let traffic: Traffic | null = null;
+  let keep = true;
+  try {
+    await mkdir(dataFolder, { recursive: true });
+    source = options.input
+      ? await fileSource({
+          file: options.input,
+          userField: options.userField,
+          ...(options.events ? { events: options.events } : {}),
+        })
+      : seededSource(options.seed);
+    sink = await startSinkProcess({
+      destinationMs: options.destinationMs ?? FIRST_MS,
+      logFile: path.join(dataFolder, 'deliveries.ndjson'),
+    });
+    stack = await startStack({
+      dataFolder: path.join(dataFolder, 'stack'),
+      destinationUrl: `${sink.url}/events`,
+      clusterId: CLUSTER,
+      nodes: options.nodes,
+      partitions: options.partitions,
+      onStep: (step) => screen.say(`· ${step}`),
+    });
+    signal.throwIfAborted();
+    let failures = 0;
+    traffic = startTraffic({
+      routerUrl: stack.routerUrls[0]!,
+      writeKey: stack.writeKey,
+      source,
+      rate: options.rate,
+      seed: options.seed,
+      logFile: path.join(dataFolder, 'sent.ndjson'),
+      onFailure: (because) => {
+        failures += 1;
+        if (failures <= 3) screen.say(`! a client saw a request fail: ${because}`);
+      },
+    });
+    const watch = new Watch(traffic, sink, options.destinationMs === undefined);
+    screen.say(`· traffic: ${options.rate} events a second; first operation in ${BEFORE_MS / 1_000} s`);
+    const operations: OperationProgress[] = [];
+    let trouble: Error | null = null;
+    try {
+      await watch.during(sleep(BEFORE_MS, null, { signal }), () => screen.progress(`  warming up · ${watch.line()}`));
+      for (const targetNodes of options.to) {
+        const progress = await watch.during(
+          runOperation(stack.api, CLUSTER, targetNodes, {
+            reason: `demo: scale to ${targetNodes}`,
+            signal,
+            onProgress: (now) => screen.progress(`  ${lineOf(now)} · ${watch.line()}`),
+          }),
+        );
+        if (progress) {
+          operations.push(progress);
+          screen.say(
+            `· ${progress.from} → ${progress.to} nodes: ${progress.state}, ${progress.partitionsMoved} partitions and ${progress.jobsMoved} pending jobs moved`,
+          );
+          if (progress.state !== 'completed' && progress.state !== 'nothing to do')
+            throw new Error(`operation ${progress.operationId} ended as ${progress.state}`);
+        } else screen.say(`· ${targetNodes} nodes: nothing to do`);
+      }
+      // The whole input at least once, where there is one.
+      while (options.input && source.rounds === 0 && !traffic.failure) {
+        await watch.during(sleep(500, null, { signal }), () =>
+          screen.progress(`  sending the rest of the input · ${watch.line()}`),
+        );
+      }
+    } catch (error) {
+      if (signal.aborted) throw error;
+      trouble = error instanceof Error ? error : new Error(String(error));
+      screen.say(`! ${trouble.message}`); // what was sent until now is checked all the same
+    }
+    trouble ??= traffic.failure;
+    screen.say('· traffic stops; waiting for what is still to be delivered');
+    await traffic.stop();
+    if (options.destinationMs === undefined) await sink.setDestinationMs(DRAIN_MS);
+    await drain(traffic, sink, signal, (line) => screen.progress(`  ${line}`));
+
+    const received = await sink.deliveries();
+    const { sent } = traffic;
+    const check = checkDelivery({ sent, received, faults: [], waitEnded: true });
+    const logs = stack.logFiles();
+    const report = buildReport({
+      operations,
+      routers: await Promise.all(logs.routers.map(readLog)),
+      nodes: (await Promise.all(logs.nodes.map(readLog))).flat(),
+      sent,
+      received,
+      check,
+      faults: [],
+    });
+    keep = options.keep || report.verdict !== 'valid' || trouble !== null;
+    return { report, trouble, kept: keep ? dataFolder : null };
+  } finally {
+    screen.say('· stopping');
+    if (traffic) await Promise.race([traffic.stop(), sleep(1_000)]); // after Ctrl-C nobody waits for its last requests
+    source?.close();
+    await stack?.stop();
+    await sink?.stop();
+    if (!keep || signal.aborted) await rm(dataFolder, { recursive: true, force: true });
+  }
+}
+
+/** Looks at traffic and sink now and then; makes the destination slower or quicker where that is ours to choose. */
+class Watch {
+  readonly #traffic: Traffic;
+  readonly #sink: SinkProcess;
+  readonly #steers: boolean;
+  #delay = FIRST_MS;
+  #backlog = 0;
+  #rate = 0;
+  #seen = { at: now(), acknowledged: 0 };
+
+  constructor(traffic: Traffic, sink: SinkProcess, steers: boolean) {
+    this.#traffic = traffic;
+    this.#sink = sink;
+    this.#steers = steers;
+  }
+
+  line(): string {
+    return `${Math.round(this.#rate)} events/s, ${this.#backlog} to be delivered`;
+  }
+
+  async during<T>(work: Promise<T>, draw?: () => void): Promise<T> {
+    let running = true;
+    const looking = (async () => {
+      while (running) {
+        await this.#look().catch(() => undefined); // the sink is busy: next time
+        if (running) draw?.();
+        await sleep(250);
+      }
+    })();
+    try {
+      return await work;
+    } finally {
+      running = false;
+      await looking;
+    }
+  }
+
+  async #look(): Promise<void> {
+    const stats = await this.#sink.stats();
+    const at = now();
+    const { acknowledged } = this.#traffic;
+    this.#backlog = Math.max(0, acknowledged - stats.delivered - stats.aborted);
+    if (at - this.#seen.at >= 1_000) {
+      this.#rate = ((acknowledged - this.#seen.acknowledged) / (at - this.#seen.at)) * 1_000;
+      this.#seen = { at, acknowledged };
+    }
+    if (!this.#steers) return;
+    const delay = nextDelay(this.#delay, this.#backlog);
+    if (delay !== this.#delay) await this.#sink.setDestinationMs(delay);
+    this.#delay = delay;
+  }
+}
+
+/** Until 60 s have passed without a delivery; sooner only when every acknowledged event has ended, and a little has passed for late duplicates. */
+async function drain(
+  traffic: Traffic,
+  sink: SinkProcess,
+  signal: AbortSignal,
+  draw: (line: string) => void,
+): Promise<void> {
+  const since = now();
+  for (;;) {
+    const stats = await sink.stats();
+    const left = traffic.acknowledged - stats.delivered - stats.aborted;
+    const quietMs = now() - Math.max(stats.lastAt, since);
+    if (stats.inFlight === 0 && quietMs > QUIET_MS) return;
+    // The counts are close: now the ids decide. Events without an acknowledgement may have been delivered too.
+    if (left <= 0 && stats.inFlight === 0 && quietMs > LATE_MS && (await nothingMissing(traffic, sink))) return;
+    draw(
+      `${Math.max(left, 0)} to be delivered${quietMs > 5_000 ? `, no delivery for ${Math.round(quietMs / 1_000)} s (ends at ${QUIET_MS / 1_000})` : ''}`,
+    );
+    await sleep(250, null, { signal });
+  }
+}
+
+async function nothingMissing(traffic: Traffic, sink: SinkProcess): Promise<boolean> {
+  const ended = new Set<string>();
+  for (const { messageId, status } of await sink.deliveries()) {
+    if (status !== null && status < 500 && status !== 408 && status !== 429) ended.add(messageId);
+  }
+  return traffic.sent.every((event) => event.status === null || event.status >= 300 || ended.has(event.messageId));
+}
+
+function lineOf(progress: OperationProgress): string {
+  const jobs = progress.moves.reduce((sum, move) => sum + move.jobsCopied, 0);
+  const phase = progress.phase ?? progress.state;
+  return `${progress.from} → ${progress.to} nodes · ${phase} · ${progress.partitionsMoved}/${progress.partitionsToMove} partitions, ${jobs} jobs copied`;
+}
+
+/** Lines that are no JSON (a crash's stack) and logs that do not exist are nothing to the report. */
+async function readLog(file: string): Promise<LogLine[]> {
+  const text = await readFile(file, 'utf8').catch(() => '');
+  return text.split('\n').flatMap((line) => {
+    if (!line.startsWith('{')) return [];
+    try {
+      return [JSON.parse(line) as LogLine];
+    } catch {
+      return [];
+    }
+  });
+}

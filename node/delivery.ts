@@ -1,0 +1,391 @@
+/**
+ * Delivers `rt` jobs to their destinations: in order for each user, many users at once.
+ *
+ * One committer, round after round, each round one transaction: it writes the results of the deliveries that have ended, and marks the next ones `executing`.
+ * Only after its commit these start. A loader for each destination keeps the lanes (lanes.ts) filled.
+ *
+ * What holds:
+ *   D1 nothing starts that is not durably marked, under this instance, while the partition's row says `open`;
+ *   D2 a user's next event starts after the former's result is durable with it: a crash repeats only what was in flight;
+ *   D3 what `forget` names starts nothing more from the moment of the call, marked or not.
+ */
+import type { PoolClient } from 'pg';
+import { insertResults, markExecuting, selectUndelivered, selectUndeliveredOfUsers } from '../jobsdb/sql/delivery.ts';
+import type { Dataset } from '../jobsdb/sql/datasets.ts';
+import { describeError } from '../kit/errors.ts';
+import { type Logger, now } from '../kit/log.ts';
+import type { PartitionIndex } from '../ring/partition.ts';
+import type { DestinationConfig, NodeConfig, NodeLimits } from './config.ts';
+import type { Health } from './health.ts';
+import { Kick, LoopBackoff } from './kick.ts';
+import { type Job, type Lane, Lanes, type LoadedRow } from './lanes.ts';
+import type { NodeMetrics } from './metrics.ts';
+import { prepared } from './prepared.ts';
+import { type Outcome, Sender } from './sender.ts';
+import { type EnteredPartitions, isDataError, isSuperseded, PartitionTransactions } from './transaction.ts';
+import type { NodeSession, NodeTopology } from './work.ts';
+import type { Workspaces } from './workspaces.ts';
+
+export interface DeliveryDeps {
+  readonly session: NodeSession;
+  readonly topology: NodeTopology;
+  readonly config: Pick<NodeConfig, 'sources' | 'limits'>;
+  readonly workspaces: Workspaces;
+  readonly log: Logger;
+  readonly metrics: NodeMetrics;
+  readonly health: Health;
+  /** Something that was in flight is no longer: see `busy`. */
+  readonly onIdle: () => void;
+  readonly onSuperseded: (error: unknown) => void;
+}
+
+interface Destination {
+  readonly config: DestinationConfig;
+  readonly lanes: Lanes;
+  readonly sender: Sender;
+  readonly load: Kick;
+  /** Taken and not ended: marked, or on the way to be. */
+  inFlight: number;
+}
+
+interface Head {
+  readonly destination: Destination;
+  readonly lane: Lane;
+  readonly job: Job;
+}
+
+interface Result extends Head {
+  readonly outcome: Outcome;
+  /** Of a failed one. */
+  readonly retryMs: number;
+}
+
+interface Payload {
+  readonly payload: string;
+  readonly messageId: string | null;
+}
+
+const PARTITIONS_PER_LOAD = 64;
+const ROWS_PER_LOAD = 4_000;
+
+export class Delivery {
+  readonly #deps: DeliveryDeps;
+  readonly #limits: NodeLimits;
+  readonly #transactions: PartitionTransactions;
+  readonly #destinations: readonly Destination[];
+  readonly #rounds = new Kick();
+  /** Jobs between `take` and their written result. */
+  readonly #active = new Map<PartitionIndex, Map<Destination, number>>();
+  readonly lastStarts = new Map<PartitionIndex, number>();
+  #results: Result[] = [];
+  #draining = false;
+  #stopped = false;
+  #loops: Promise<unknown> = Promise.resolve();
+
+  constructor(deps: DeliveryDeps) {
+    this.#deps = deps;
+    this.#limits = deps.config.limits;
+    this.#transactions = new PartitionTransactions(deps.session);
+    const configs = new Map(deps.config.sources.flatMap(({ destinations }) => destinations.map((config) => [config.id, config] as const)));
+    const { bufferJobsMax: jobsMax, bufferPartitionJobsMax: partitionJobsMax, bufferUserJobsMax: userJobsMax } = this.#limits;
+    this.#destinations = [...configs.values()].map((config) => ({
+      config,
+      lanes: new Lanes({ jobsMax, partitionJobsMax, userJobsMax }, () => this.#rounds.kick()),
+      sender: new Sender(config, this.#limits),
+      load: new Kick(),
+      inFlight: 0,
+    }));
+  }
+
+  start(): void {
+    this.#loops = Promise.all([this.#commitRounds(), ...this.#destinations.map((destination) => this.#keepLoaded(destination))]);
+  }
+
+  opened(partitions: readonly PartitionIndex[]): void {
+    for (const { lanes, load } of this.#destinations) {
+      for (const partition of partitions) lanes.opened(partition);
+      load.kick();
+    }
+  }
+
+  /** Starts nothing more of these. */
+  forget(partitions: readonly PartitionIndex[]): void {
+    for (const { lanes } of this.#destinations) for (const partition of partitions) lanes.forget(partition);
+  }
+
+  wake(partitions: readonly PartitionIndex[]): void {
+    for (const { lanes, load } of this.#destinations) {
+      for (const partition of partitions) lanes.wake(partition);
+      load.kick();
+    }
+  }
+
+  /** Destinations of this partition with a delivery in flight, or a result that is not written. */
+  busyWith(partition: PartitionIndex): string[] {
+    return [...(this.#active.get(partition)?.keys() ?? [])].map(({ config }) => config.id);
+  }
+
+  get inFlight(): number {
+    return this.#destinations.reduce((sum, { inFlight }) => sum + inFlight, 0);
+  }
+
+  /** Starts nothing more, waits for what is in flight at most `withinMs`, writes the results. What is cut off stays `executing` and is picked up again. */
+  async stop(withinMs: number): Promise<void> {
+    const deadline = performance.now() + withinMs;
+    this.#draining = true;
+    this.#rounds.kick();
+    while (this.#active.size > 0 && performance.now() < deadline) await new Promise((resolve) => setTimeout(resolve, 10));
+    this.#stopped = true;
+    this.#rounds.kick();
+    for (const { lanes, load } of this.#destinations) {
+      lanes.stop();
+      load.kick();
+    }
+    await this.#loops;
+    await Promise.all(this.#destinations.map(({ sender }) => sender.close()));
+  }
+
+  // ---- rounds
+
+  async #commitRounds(): Promise<void> {
+    const backoff = new LoopBackoff();
+    while (!this.#stopped) {
+      await this.#rounds.wait();
+      if (this.#limits.resultLingerMs > 0) await new Promise((resolve) => setTimeout(resolve, this.#limits.resultLingerMs));
+      try {
+        while (await this.#round()) this.#deps.health.succeeded('delivery');
+        backoff.reset();
+      } catch (error) {
+        if (isSuperseded(error)) return this.#deps.onSuperseded(error);
+        this.#deps.health.failed('delivery', describeError(error));
+        this.#deps.log.warn({ error: describeError(error), results: this.#results.length }, 'delivery round failed, will try again');
+        await new Promise((resolve) => setTimeout(resolve, backoff.next()));
+        this.#rounds.kick();
+      }
+    }
+  }
+
+  /** False: there was nothing to do. */
+  async #round(): Promise<boolean> {
+    const results = this.#results;
+    this.#results = [];
+    const heads = this.#takeHeads();
+    if (results.length === 0 && heads.length === 0) return false;
+    const partitions = [...new Set([...results, ...heads].map(({ lane }) => lane.place.partition))];
+    let done: { entered: EnteredPartitions; payloads: Map<number, Payload> };
+    try {
+      done = await this.#transactions.run(partitions, async (client, entered) => {
+        await this.#writeResults(client, results.filter(({ lane }) => isWritable(entered, lane)));
+        const startable = heads.filter(({ lane }) => isOpen(entered, lane) && !lane.place.closed);
+        return { entered, payloads: await this.#mark(client, startable) };
+      });
+    } catch (error) {
+      // Written or not: writing a result or a mark again changes nothing.
+      this.#results.unshift(...(isDataError(error) ? results.map(withoutResponse) : results));
+      for (const head of heads.reverse()) this.#putBack(head);
+      throw error;
+    }
+    const taken = new Set(heads.map(({ lane }) => lane));
+    for (const result of results) this.#settleResult(result, taken.has(result.lane), isWritable(done.entered, result.lane));
+    for (const head of heads) this.#startOrNot(head, done);
+    for (const { load } of this.#destinations) load.kick();
+    this.#deps.onIdle();
+    return true;
+  }
+
+  #takeHeads(): Head[] {
+    if (this.#draining) return [];
+    const heads: Head[] = [];
+    for (const destination of this.#destinations) {
+      while (destination.inFlight < destination.config.maxInFlight) {
+        const taken = destination.lanes.take();
+        if (!taken) break;
+        destination.inFlight += 1;
+        this.#countActive(taken.lane.place.partition, destination, 1);
+        heads.push({ destination, ...taken });
+      }
+    }
+    return heads;
+  }
+
+  #putBack({ destination, lane }: Head): void {
+    destination.inFlight -= 1;
+    this.#countActive(lane.place.partition, destination, -1);
+    destination.lanes.putBack(lane);
+  }
+
+  async #writeResults(client: PoolClient, results: readonly Result[]): Promise<void> {
+    for (const [dataset, group] of groupByDataset(results)) {
+      await client.query(
+        prepared(insertResults(dataset), [
+          group.map(({ job }) => job.id),
+          group.map(({ outcome }) => outcome.state),
+          group.map(({ job }) => attemptOf(job)),
+          group.map(({ outcome, retryMs }) => (outcome.state === 'failed' ? retryMs : null)),
+          group.map(({ outcome }) => outcome.code),
+          group.map(({ outcome }) => JSON.stringify(outcome.response === '' ? {} : { response: outcome.response })),
+        ]),
+      );
+    }
+  }
+
+  async #mark(client: PoolClient, heads: readonly Head[]): Promise<Map<number, Payload>> {
+    const payloads = new Map<number, Payload>();
+    for (const [dataset, group] of groupByDataset(heads)) {
+      const rows = await client.query<Payload & { job_id: string }>(
+        prepared(markExecuting(dataset), [group.map(({ job }) => job.id), group.map(({ job }) => attemptOf(job))]),
+      );
+      for (const { job_id, payload, messageId } of rows.rows) payloads.set(Number(job_id), { payload, messageId });
+    }
+    return payloads;
+  }
+
+  #settleResult({ destination, lane, job, outcome, retryMs }: Result, taken: boolean, written: boolean): void {
+    const { metrics, log } = this.#deps;
+    this.#countActive(lane.place.partition, destination, -1);
+    if (!written) {
+      log.warn({ job: job.id, partition: lane.place.partition }, 'result dropped: the partition is not ours any longer');
+      return destination.lanes.drop(lane);
+    }
+    destination.lanes.written(lane, taken, retryMs);
+    const counter = { succeeded: metrics.delivered, failed: metrics.failed, aborted: metrics.aborted }[outcome.state];
+    counter.inc({ destination: destination.config.id });
+    if (outcome.state === 'aborted') log.warn({ job: job.id, destination: destination.config.id, code: outcome.code }, 'job aborted');
+  }
+
+  #startOrNot(head: Head, { entered, payloads }: { entered: EnteredPartitions; payloads: ReadonlyMap<number, Payload> }): void {
+    const { destination, lane, job } = head;
+    const { partition } = lane.place;
+    // Nobody told us to stop, and yet not open: it will be opened again, and then read afresh.
+    if (!isOpen(entered, lane) && !lane.place.closed) this.forget([partition]);
+    const payload = payloads.get(job.id);
+    if (payload && !lane.gone && !lane.place.closed) return this.#send(head, payload);
+    destination.inFlight -= 1;
+    this.#countActive(partition, destination, -1);
+    if (!lane.gone && !lane.place.closed) {
+      // Opened again since it was taken, and not marked; or its row is gone. Either way what the tables say counts.
+      destination.lanes.opened(partition);
+    }
+    destination.lanes.notStarted(lane, job);
+  }
+
+  #send(head: Head, { payload, messageId }: Payload): void {
+    const { destination, lane, job } = head;
+    const { health } = this.#deps;
+    this.lastStarts.set(lane.place.partition, now());
+    void destination.sender.send(payload, messageId ?? '', attemptOf(job)).then((sent) => {
+      destination.inFlight -= 1;
+      if (this.#stopped) return; // cut off by the end of this process: it stays executing
+      const part = `destination ${destination.config.id}` as const;
+      if (sent.state === 'failed') health.failed(part, sent.code);
+      else health.succeeded(part);
+      const outcome = this.#limits.attemptsMax > 0 && sent.state === 'failed' && attemptOf(job) >= this.#limits.attemptsMax ? { ...sent, state: 'aborted' as const } : sent;
+      destination.lanes.finish(lane, outcome);
+      this.#results.push({ ...head, outcome, retryMs: this.#retryMs(job, outcome) });
+      this.#rounds.kick();
+    });
+  }
+
+  /** Doubling, with jitter (half of it to one and a half), so that users who failed together do not come back together. */
+  #retryMs(job: Job, outcome: Outcome): number {
+    const { retryMinMs, retryMaxMs } = this.#limits;
+    const backoff = Math.min(retryMinMs * 2 ** Math.min(job.attempts, 30), retryMaxMs) * (0.5 + Math.random());
+    return Math.max(backoff, outcome.retryAfterMs);
+  }
+
+  #countActive(partition: PartitionIndex, destination: Destination, change: 1 | -1): void {
+    const counts = this.#active.get(partition) ?? new Map<Destination, number>();
+    const count = (counts.get(destination) ?? 0) + change;
+    if (count > 0) counts.set(destination, count);
+    else counts.delete(destination);
+    if (counts.size > 0) this.#active.set(partition, counts);
+    else this.#active.delete(partition);
+  }
+
+  // ---- loading
+
+  async #keepLoaded(destination: Destination): Promise<void> {
+    const backoff = new LoopBackoff();
+    while (!this.#stopped) {
+      try {
+        const loaded = await this.#loadNext(destination);
+        const refilled = await this.#refillNext(destination);
+        if (loaded || refilled) this.#deps.health.succeeded('loading');
+        else await destination.load.wait();
+        backoff.reset();
+      } catch (error) {
+        this.#deps.health.failed('loading', describeError(error));
+        this.#deps.log.warn({ error: describeError(error), destination: destination.config.id }, 'loading failed, will try again');
+        await new Promise((resolve) => setTimeout(resolve, backoff.next()));
+      }
+    }
+  }
+
+  async #loadNext({ config, lanes }: Destination): Promise<boolean> {
+    const places = lanes.wanting().slice(0, PARTITIONS_PER_LOAD);
+    if (places.length === 0) return false;
+    const limit = Math.min(Math.ceil(ROWS_PER_LOAD / places.length), ...places.map(({ room }) => room));
+    for (const { place } of places) place.dirty = false; // first: what comes while this reads makes it dirty again
+    try {
+      const { topology, workspaces } = this.#deps;
+      const datasets = topology.datasets();
+      const { partitions, partitionIds, after } = await workspaces.expand(places, datasets);
+      await this.#read(lanes, selectUndelivered(rtDatasets(datasets)), [partitions, partitionIds, after, limit, config.id], (rows) => {
+        for (const { place, partition, after: from } of places) {
+          const mine = (rows.get(partition) ?? []).slice(0, limit);
+          lanes.load(place, mine, mine.at(-1)?.id ?? from);
+          if (mine.length === limit) place.dirty = true;
+        }
+      });
+    } catch (error) {
+      for (const { place } of places) place.dirty = true;
+      throw error;
+    }
+    return true;
+  }
+
+  async #refillNext({ config, lanes }: Destination): Promise<boolean> {
+    const refillable = lanes.refillable();
+    if (!refillable) return false;
+    const { place, lanes: wanted } = refillable;
+    const { topology, workspaces } = this.#deps;
+    const datasets = topology.datasets();
+    const from = { partition: place.partition, after: Math.min(...wanted.map(({ after }) => after)) };
+    const upTo = place.after;
+    const { partitions, partitionIds, after } = await workspaces.expand([from], datasets);
+    const users = wanted.map(({ lane }) => lane.userKey);
+    await this.#read(lanes, selectUndeliveredOfUsers(rtDatasets(datasets)), [partitions, partitionIds, after, ROWS_PER_LOAD, config.id, users, upTo], (rows) => {
+      const mine = (rows.get(place.partition) ?? []).slice(0, ROWS_PER_LOAD);
+      lanes.refill(place, wanted, mine, mine.length < ROWS_PER_LOAD);
+    });
+    return true;
+  }
+
+  async #read(lanes: Lanes, text: string, values: unknown[], apply: (rows: Map<PartitionIndex, LoadedRow[]>) => void): Promise<void> {
+    lanes.reading = true;
+    try {
+      const read = await this.#deps.session.pool.query<{ partition: number; job_id: string; dataset: number; user_id: string; attempts: number; retryInMs: number }>(prepared(text, values));
+      const rows = new Map<PartitionIndex, LoadedRow[]>();
+      for (const { partition, job_id, dataset, user_id, attempts, retryInMs } of read.rows) {
+        const row = { partition, id: Number(job_id), dataset, userKey: user_id, attempts, retryInMs: Math.min(retryInMs ?? 0, this.#limits.retryAfterMaxMs) };
+        const known = rows.get(partition);
+        if (known) known.push(row);
+        else rows.set(partition, [row]);
+      }
+      apply(rows);
+    } finally {
+      lanes.reading = false;
+    }
+  }
+}
+
+const rtDatasets = (datasets: readonly Dataset[]): number[] => datasets.filter(({ prefix }) => prefix === 'rt').map(({ dataset }) => dataset);
+const isOpen = (entered: EnteredPartitions, { place }: Lane): boolean => entered.get(place.partition)?.state === 'open';
+const isWritable = (entered: EnteredPartitions, lane: Lane): boolean => isOpen(entered, lane) || entered.get(lane.place.partition)?.state === 'paused';
+/** The status column is a smallint. */
+const attemptOf = (job: Job): number => Math.min(job.attempts + 1, 32_767);
+const withoutResponse = (result: Result): Result => ({ ...result, outcome: { ...result.outcome, response: '' } });
+
+function groupByDataset<T extends Head>(heads: readonly T[]): Map<number, T[]> {
+  return Map.groupBy(heads, ({ job }) => job.dataset);
+}

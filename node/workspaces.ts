@@ -1,0 +1,55 @@
+/** Whose jobs may lie in this database: `partition_id`s begin with a workspace's id, and imported jobs may be of workspaces that are not configured here. */
+import type { Pool } from 'pg';
+import type { Dataset } from '../jobsdb/sql/datasets.ts';
+import { distinctPartitionIds } from '../jobsdb/sql/pending.ts';
+import { type PartitionIndex, partitionIdOf, partitionIndexOf } from '../ring/partition.ts';
+
+export class Workspaces {
+  readonly #pool: Pool;
+  readonly #ids: Set<string>;
+  #stale = true;
+  #reading: Promise<void> | null = null;
+
+  constructor(pool: Pool, configured: string) {
+    this.#pool = pool;
+    this.#ids = new Set([configured]);
+  }
+
+  /** Jobs of other workspaces may have come. */
+  forget(): void {
+    this.#stale = true;
+  }
+
+  /** For one read by cursor: parallel arrays with an entry for each partition and workspace. */
+  async expand<C extends { readonly partition: PartitionIndex; readonly after: number }>(
+    cursors: readonly C[],
+    datasets: readonly Dataset[],
+  ): Promise<{ partitions: number[]; partitionIds: string[]; after: number[] }> {
+    while (this.#stale) await (this.#reading ??= this.#read(datasets).finally(() => { this.#reading = null; }));
+    const expanded = { partitions: [] as number[], partitionIds: [] as string[], after: [] as number[] };
+    for (const { partition, after } of cursors) {
+      for (const id of this.#ids) {
+        expanded.partitions.push(partition);
+        expanded.partitionIds.push(partitionIdOf(id, partition));
+        expanded.after.push(after);
+      }
+    }
+    return expanded;
+  }
+
+  async #read(datasets: readonly Dataset[]): Promise<void> {
+    this.#stale = false; // first: what is forgotten while this reads is read again
+    try {
+      for (const { prefix, dataset } of datasets) {
+        const rows = await this.#pool.query<{ partition_id: string }>(distinctPartitionIds(prefix, dataset));
+        for (const { partition_id: id } of rows.rows) {
+          const index = partitionIndexOf(id);
+          if (index !== null) this.#ids.add(id.slice(0, -`-${index}`.length));
+        }
+      }
+    } catch (error) {
+      this.#stale = true;
+      throw error;
+    }
+  }
+}

@@ -1,0 +1,447 @@
+import { spawn } from 'node:child_process';
+import { mkdtempSync, rmSync, statSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { pino } from 'pino';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { createApi } from '../../api/server.ts';
+import { runCommand } from '../../client/cli/program.ts';
+import {
+  connectionFilePath,
+  readConnectionFile,
+  removeConnectionFile,
+  writeConnectionFile,
+} from '../../client/connection-file.ts';
+import { CodedError } from '../../kit/errors.ts';
+import { createMemoryRingStore, type MemoryRingStore } from '../../ringstore/memory.ts';
+import { decideAndAppend } from '../../ringstore/ringstore.ts';
+import { FakeOperations } from '../api/fakes.ts';
+
+const token = 'a-token-of-some-length';
+const by = { actor: 'test', reason: 'to see', operation: null };
+const node = (n: number) => ({ node: `node-${n}`, databaseId: `db-${n}`, url: `http://node-${n}` });
+
+let store: MemoryRingStore;
+let operations: FakeOperations;
+let api: ReturnType<typeof createApi>;
+let env: Record<string, string | undefined>;
+
+beforeEach(async () => {
+  store = createMemoryRingStore();
+  await makeCluster('demo');
+  operations = new FakeOperations();
+  api = createApi({ store, operations, token, log: pino({ level: 'silent' }) });
+  env = { RINGMASTER_URL: await api.listen({ port: 0, host: '127.0.0.1' }), RINGMASTER_TOKEN: token };
+});
+afterEach(async () => {
+  await api.close();
+  await store.close();
+});
+
+const makeCluster = (clusterId: string) =>
+  decideAndAppend(store, clusterId, { type: 'make ring', clusterId, partitionCount: 8, nodes: [node(0), node(1)] }, by);
+
+interface Person {
+  /** What a person at a terminal answers; without it there is no terminal. */
+  readonly answers?: string[];
+  /** Called with what Ctrl-C does. */
+  readonly interrupt?: (press: () => void) => void;
+}
+
+async function ringmaster(line: string, person: Person = {}) {
+  let out = '';
+  let err = '';
+  const asked: string[] = [];
+  const isTTY = person.answers !== undefined;
+  const code = await runCommand(line.match(/"[^"]*"|\S+/g)?.map((arg) => arg.replaceAll('"', '')) ?? [], {
+    env,
+    stdout: { isTTY, write: (text) => (out += text) },
+    stderr: { isTTY, write: (text) => (err += text) },
+    asksPeople: isTTY,
+    ask: async (question) => {
+      asked.push(question);
+      return person.answers?.shift() ?? '';
+    },
+    onInterrupt: (handler) => {
+      person.interrupt?.(handler);
+      return () => {};
+    },
+    user: 'anna',
+  });
+  return { code, out, err, asked, json: () => JSON.parse(out) };
+}
+
+describe('usage', () => {
+  test('--help is a success and lists every command', async () => {
+    const { code, out } = await ringmaster('--help');
+    expect(code).toBe(0);
+    for (const name of [
+      'plan',
+      'scale',
+      'status',
+      'operations',
+      'pause',
+      'resume',
+      'retry',
+      'cancel',
+      'log',
+      'ring',
+      'cluster',
+    ]) {
+      expect(out).toMatch(new RegExp(`^  ${name}`, 'm'));
+      expect((await ringmaster(`${name} --help`)).code).toBe(0);
+    }
+    expect(out).toContain('--cluster');
+  });
+
+  test.each([
+    ['no command', ''],
+    ['an unknown command', 'skale --to 3'],
+    ['an unknown flag', 'scale --to 3 --fast'],
+    ['no number of nodes', 'scale'],
+    ['a number of nodes that is none', 'scale --to three'],
+    ['half a node', 'plan --to 2.5'],
+    ['no node', 'scale --to 0'],
+    ['no operation', 'pause'],
+    ['an argument too many', 'pause a b'],
+    ['a version that is none', 'ring --at x'],
+  ])('%s: exit 2, and one clear line', async (_name, line) => {
+    const { code, out, err } = await ringmaster(line);
+    expect(code).toBe(2);
+    expect(out).toBe('');
+    if (line !== '') expect(err).toMatch(/^USAGE: [^\n]+\n$/);
+    expect(operations.operations).toHaveLength(0);
+  });
+
+  test('a number of nodes that this cluster cannot have: exit 2, with the limit', async () => {
+    const { code, err } = await ringmaster('scale --to 9');
+    expect(code).toBe(2);
+    expect(err).toMatch(/^TARGET_NODES_INVALID: targetNodes must be a whole number from 1 to 8[^\n]*\n$/);
+  });
+
+  test('the program itself runs and knows its exit code', async () => {
+    const main = path.resolve(import.meta.dirname, '../../client/cli/main.ts');
+    const run = (...args: string[]) =>
+      new Promise<number | null>((resolve) => {
+        spawn(process.execPath, ['--disable-warning=ExperimentalWarning', main, ...args], {
+          stdio: 'ignore',
+          env: { ...process.env, ...env },
+        }).on('exit', resolve);
+      });
+    expect(await run('--help')).toBe(0);
+    expect(await run('scale')).toBe(2);
+    expect(await run('status', '--json')).toBe(0);
+    expect(await run('pause', 'abc')).toBe(1);
+  });
+});
+
+describe('finding the API', () => {
+  let home: string;
+  beforeEach(() => {
+    home = mkdtempSync(path.join(tmpdir(), 'ringmaster-cli-'));
+  });
+  afterEach(() => {
+    rmSync(home, { recursive: true, force: true });
+  });
+
+  test('by the file that was left for it, which only its user can read', async () => {
+    const file = connectionFilePath({ XDG_STATE_HOME: home });
+    expect(file).toBe(path.join(home, 'ringmaster', 'api.json'));
+    expect(connectionFilePath({ HOME: '/home/anna', XDG_STATE_HOME: 'relative' })).toBe(
+      '/home/anna/.local/state/ringmaster/api.json',
+    );
+    const url = env['RINGMASTER_URL']!;
+    writeConnectionFile({ url: 'http://127.0.0.1:1', token: 'old' }, file);
+    writeConnectionFile({ url, token }, file);
+    expect(statSync(file).mode & 0o777).toBe(0o600);
+    env = { XDG_STATE_HOME: home };
+    expect((await ringmaster('cluster show')).code).toBe(0);
+    removeConnectionFile('http://another', file);
+    expect(readConnectionFile(file)).toEqual({ url, token });
+    removeConnectionFile(url, file);
+    expect(readConnectionFile(file)).toBeNull();
+  });
+
+  test('without any it says what to do', async () => {
+    env = { XDG_STATE_HOME: home };
+    const { code, err } = await ringmaster('status');
+    expect(code).toBe(1);
+    expect(err).toMatch(/^API_UNKNOWN: .*npm start[^\n]*\n$/);
+  });
+
+  test('with nothing behind the address it says what to do', async () => {
+    await api.close();
+    for (const line of ['status', 'scale --to 3 --cluster demo']) {
+      const { code, err } = await ringmaster(line);
+      expect(code).toBe(1);
+      expect(err).toMatch(/^API_UNREACHABLE: nothing answers at http:\/\/127.0.0.1:\d+: is `npm start` running\?\n$/);
+    }
+  });
+
+  test('with a wrong token it says what to do', async () => {
+    env = { ...env, RINGMASTER_TOKEN: 'wrong' };
+    const { code, err } = await ringmaster('status');
+    expect(code).toBe(1);
+    expect(err).toMatch(/^UNAUTHORIZED: .*RINGMASTER_TOKEN/);
+  });
+
+  test('an answer that was lost on the way is unknown: exit 3', { timeout: 20_000 }, async () => {
+    const deaf = createServer((socket) => void socket.once('data', () => socket.destroy()));
+    await new Promise<void>((resolve) => deaf.listen(0, '127.0.0.1', resolve));
+    const { port } = deaf.address() as { port: number };
+    env = { ...env, RINGMASTER_URL: `http://127.0.0.1:${port}` };
+    const { code, err } = await ringmaster('scale --to 3 --cluster demo');
+    expect(code).toBe(3);
+    expect(err).toMatch(/^ANSWER_LOST: /);
+    deaf.close();
+  });
+});
+
+describe('which cluster', () => {
+  test('need not be said where there is one; where there are several it must', async () => {
+    expect((await ringmaster('cluster show --json')).json()).toMatchObject({ clusterId: 'demo' });
+    await makeCluster('other');
+    const { code, err } = await ringmaster('status');
+    expect(code).toBe(2);
+    expect(err).toMatch(/^CLUSTER_NOT_NAMED: .*demo, other/);
+    expect((await ringmaster('cluster show --cluster other --json')).json()).toMatchObject({ clusterId: 'other' });
+    const unknown = await ringmaster('plan --to 3 --cluster nope');
+    expect(unknown).toMatchObject({ code: 1, err: 'CLUSTER_UNKNOWN: there is no cluster "nope"\n' });
+  });
+});
+
+describe('plan and scale', () => {
+  test('plan shows moves with their reasons, and the hash', async () => {
+    const { code, out } = await ringmaster('plan --to 3');
+    expect(code).toBe(0);
+    expect(out).toMatch(/from 2 to 3 nodes/);
+    expect(out).toMatch(/node-2 joins/);
+    expect(out).toMatch(/plan hash: [0-9a-f]{16}/);
+    expect((await ringmaster('plan --to 3 --json')).json()).toMatchObject({
+      result: 'plan',
+      plan: { added: ['node-2'] },
+    });
+    expect(operations.operations).toHaveLength(0);
+  });
+
+  test('scale without a terminal asks nothing and starts', async () => {
+    const { code, out, asked } = await ringmaster('scale --to 3 --reason "more load"');
+    expect(code).toBe(0);
+    expect(asked).toEqual([]);
+    const { input, progress } = operations.operations[0]!;
+    expect(input).toMatchObject({ targetNodes: 3, reason: 'more load', actor: 'anna' });
+    expect(out).toContain(`operation ${progress.operationId} started`);
+    expect(out).toContain(`ringmaster cancel ${progress.operationId}`);
+  });
+
+  test('scale on a terminal shows the plan and asks; no is no', async () => {
+    const { code, out, asked } = await ringmaster('scale --to 3', { answers: ['n'] });
+    expect(code).toBe(1);
+    expect(asked).toEqual(['Scale demo to 3 nodes? [y/N] ']);
+    expect(out).toMatch(/node-2 joins/);
+    expect(operations.operations).toHaveLength(0);
+  });
+
+  test('what was shown and approved is what is started', async () => {
+    const { code, out } = await ringmaster('scale --to 3', { answers: ['y'] });
+    expect(code).toBe(0);
+    expect(out).toContain(`plan hash: ${operations.operations[0]!.input.planHash}`);
+  });
+
+  test('--yes asks nothing on a terminal either', async () => {
+    const { asked } = await ringmaster('scale --to 3 --yes', { answers: [] });
+    expect(asked).toEqual([]);
+    expect(operations.operations).toHaveLength(1);
+  });
+
+  test('--dry-run starts nothing; another plan than --plan-hash is refused', async () => {
+    expect((await ringmaster('scale --to 3 --dry-run')).out).toMatch(/plan hash/);
+    const { code, err } = await ringmaster(`scale --to 3 --plan-hash ${'0'.repeat(16)}`);
+    expect(code).toBe(1);
+    expect(err).toMatch(/^PLAN_CHANGED: /);
+    expect(operations.operations).toHaveLength(0);
+  });
+
+  test('nothing to do is a success', async () => {
+    const { code, out } = await ringmaster('scale --to 2 --wait');
+    expect(code).toBe(0);
+    expect(out).toMatch(/^nothing to do/);
+  });
+
+  test('a second operation is refused and the first is named', async () => {
+    await ringmaster('scale --to 3');
+    const { code, err } = await ringmaster('scale --to 4');
+    expect(code).toBe(1);
+    expect(err).toMatch(/^OPERATION_RUNNING: /);
+    expect(err).toContain(operations.operations[0]!.progress.operationId);
+  });
+});
+
+describe('scale --wait', () => {
+  const moving = { phase: 'move partitions' as const, partitionsToMove: 2, jobsMoved: 1_234 };
+
+  test('says each change and ends with the operation: exit 0', async () => {
+    operations.script = [
+      { phase: 'add nodes' },
+      { ...moving, partitionsMoved: 1 },
+      {
+        ...moving,
+        state: 'completed',
+        partitionsMoved: 2,
+        endedAt: new Date().toISOString(),
+        phasesMs: { 'add nodes': 1_200 },
+      },
+    ];
+    const { code, out } = await ringmaster('scale --to 3 --wait');
+    expect(code).toBe(0);
+    expect(out).toMatch(/add nodes\n.*1 of 2 partitions, 1,234 jobs\n/);
+    expect(out).toMatch(/completed after .*2 partitions and 1,234 jobs moved\n {2}add nodes 1\.2 s\n$/);
+    expect(out).not.toContain('\u001b');
+  });
+
+  test('a blocked operation: exit 4, with what it waits for and what to do', async () => {
+    const blockedOn = {
+      code: 'NODE_BLOCKED',
+      message: 'node-2 has another database',
+      since: '2026-01-01T00:00:00Z',
+      phase: 'add nodes' as const,
+    };
+    operations.script = [{ state: 'blocked', blockedOn, nextAction: 'ringmaster retry abc' }];
+    const { code, out } = await ringmaster('scale --to 3 --wait');
+    expect(code).toBe(4);
+    expect(out).toMatch(/blocked on NODE_BLOCKED: node-2 has another database/);
+    expect(out).toMatch(/next: ringmaster retry abc/);
+  });
+
+  test.each(['cancelled', 'failed'] as const)('an operation that ends %s: exit 1', async (state) => {
+    operations.script = [{ state, endedAt: new Date().toISOString() }];
+    expect((await ringmaster('scale --to 3 --wait')).code).toBe(1);
+  });
+
+  test('with --json the standard output is the progress at the end, and nothing else', async () => {
+    operations.script = [{}, { state: 'completed', endedAt: new Date().toISOString() }];
+    expect((await ringmaster('scale --to 3 --wait --json')).json()).toMatchObject({ state: 'completed' });
+  });
+
+  test('a worker that is away for a moment is waited for', async () => {
+    const running = ringmaster('scale --to 3 --wait');
+    await expect.poll(() => operations.operations.length).toBe(1);
+    operations.down = new CodedError('WORKER_UNREACHABLE', 'no worker answers');
+    await new Promise((resolve) => setTimeout(resolve, 700));
+    operations.script = [{ state: 'completed', endedAt: new Date().toISOString() }];
+    operations.down = null;
+    const { code, out } = await running;
+    expect(code).toBe(0);
+    expect(out).toMatch(/WORKER_UNREACHABLE/);
+  });
+
+  test('Ctrl-C only stops watching, and says how to look again and how to cancel', async () => {
+    const { code, out } = await ringmaster('scale --to 3 --wait', { interrupt: (press) => setTimeout(press, 100) });
+    expect(code).toBe(3);
+    const { operationId, state } = operations.operations[0]!.progress;
+    expect(out).toMatch(/stopped watching; the operation goes on/);
+    expect(out).toContain('ringmaster status --watch');
+    expect(out).toContain(`ringmaster cancel ${operationId}`);
+    expect(state).toBe('running');
+    expect(operations.requests).toEqual([]);
+  });
+
+  test('on a terminal there is a bar; with NO_COLOR there is not', async () => {
+    const ended = { ...moving, state: 'completed' as const, partitionsMoved: 2, endedAt: new Date().toISOString() };
+    operations.script = [{ ...moving, partitionsMoved: 1 }, ended];
+    const withBar = await ringmaster('scale --to 3 --wait --yes', { answers: [] });
+    expect(withBar.code).toBe(0);
+    env = { ...env, NO_COLOR: '1' };
+    operations.script = [{ ...moving, partitionsMoved: 1 }, ended];
+    operations.operations.length = 0;
+    const { out } = await ringmaster('scale --to 3 --wait --yes', { answers: [] });
+    expect(out).toMatch(/1 of 2 partitions/);
+    expect(out).not.toContain('\u001b');
+  });
+});
+
+describe('looking and steering', () => {
+  test('status shows the cluster and its operation', async () => {
+    expect((await ringmaster('status')).out).toMatch(
+      /demo: 2 nodes, 8 partitions, epoch 1, version 1, not frozen\nNODE {4}PARTITIONS/,
+    );
+    await ringmaster('scale --to 3 --reason "x\u001b[31my"');
+    const { out } = await ringmaster('status');
+    expect(out).toMatch(/operation [0-9a-f]{8}: 2 → 3 nodes, running, plan, started just now \(x\?\[31my\)/);
+    expect((await ringmaster('status --json')).json()).toMatchObject({
+      cluster: { clusterId: 'demo' },
+      operation: { state: 'running' },
+    });
+  });
+
+  test('status says so when Temporal or the worker is away', async () => {
+    await ringmaster('scale --to 3');
+    operations.down = new CodedError('TEMPORAL_UNREACHABLE', 'away');
+    const { code, out } = await ringmaster('status');
+    expect(code).toBe(0);
+    expect(out).toMatch(/Temporal cannot be reached/);
+  });
+
+  test('status --watch goes on until Ctrl-C, which is no failure', async () => {
+    const { code, out } = await ringmaster('status --watch', { interrupt: (press) => setTimeout(press, 200) });
+    expect(code).toBe(0);
+    expect(out.match(/demo: 2 nodes/g)).toHaveLength(1); // without a terminal only changes are written
+  });
+
+  test('operations are listed', async () => {
+    expect((await ringmaster('operations')).out).toBe('no operations yet\n');
+    await ringmaster('scale --to 3 --reason why');
+    expect((await ringmaster('operations')).out).toMatch(
+      /OPERATION.*\n[0-9a-f]{8} {3}running +3 +just now +anna +why\n/,
+    );
+  });
+
+  test.each([
+    ['pause', 'paused'],
+    ['resume', 'running'],
+    ['retry', 'running'],
+    ['cancel', 'cancelling'],
+  ])('%s steers an operation by a prefix of its id', async (action, state) => {
+    await ringmaster('scale --to 3');
+    const { operationId } = operations.operations[0]!.progress;
+    const { code, out } = await ringmaster(`${action} ${operationId.slice(0, 5)} --reason lunch`);
+    expect(code).toBe(0);
+    expect(out).toContain(state);
+    expect(operations.requests).toEqual([{ action, operationId, request: { actor: 'anna', reason: 'lunch' } }]);
+    expect(await ringmaster(`${action} zz`)).toMatchObject({
+      code: 1,
+      err: expect.stringMatching(/^OPERATION_UNKNOWN: /),
+    });
+  });
+
+  test('the log is shown, and followed until Ctrl-C', async () => {
+    expect((await ringmaster('log')).out).toMatch(
+      /^ {4}1 {2}.*ring made: 8 partitions on node-0, node-1 {2}\[test: to see\]\n$/,
+    );
+    expect((await ringmaster('log --json')).json().events).toHaveLength(1);
+    let press = (): void => {};
+    const following = ringmaster('log --follow --json', { interrupt: (handler) => (press = handler) });
+    await new Promise((resolve) => setTimeout(resolve, 150));
+    const identity = { operationId: 'op', workflowId: 'w', runId: 'r' };
+    await decideAndAppend(store, 'demo', { type: 'freeze', by: identity }, by);
+    await new Promise((resolve) => setTimeout(resolve, 150));
+    press();
+    const { code, out } = await following;
+    expect(code).toBe(0);
+    const types = out
+      .trim()
+      .split('\n')
+      .map((line) => JSON.parse(line).event.type);
+    expect(types).toEqual(['ring made', 'ring frozen']);
+  });
+
+  test('the ring is shown, also as it was', async () => {
+    expect((await ringmaster('ring')).out).toMatch(/node-1 +4 +4-7/);
+    expect((await ringmaster('ring --at 1 --json')).json()).toMatchObject({ version: 1 });
+    expect(await ringmaster('ring --at 7')).toMatchObject({
+      code: 1,
+      err: 'RING_VERSION_UNKNOWN: the log of demo ends at version 1\n',
+    });
+  });
+});

@@ -1,0 +1,92 @@
+/** Runs whose histories are kept: `record.ts` writes them down, the ordinary test run replays them with the code as it is. */
+import type { Operation, Trial } from '../workflows/harness.ts';
+import { cancelUpdate, pauseUpdate, resumeUpdate } from '../../workflows/messages.ts';
+import { refusal } from '../workflows/world.ts';
+
+export interface Story {
+  readonly name: string;
+  readonly nodes: number;
+  tell(trial: Trial): Promise<Operation>;
+}
+
+export const stories: readonly Story[] = [
+  { name: 'scale-up', nodes: 2, tell: (trial) => ended(trial.start({ targetNodes: 4 })) },
+  { name: 'scale-down', nodes: 3, tell: (trial) => ended(trial.start({ targetNodes: 2 })) },
+  { name: 'nothing-to-do', nodes: 2, tell: (trial) => ended(trial.start({ targetNodes: 2 })) },
+  {
+    name: 'aborted-try-then-blocked-then-resumed',
+    nodes: 1,
+    async tell({ world, start, shows }) {
+      world.cutOver = () => ({ result: 'aborted', code: 'QUIESCE_TIMEOUT', because: 'a slow destination' });
+      const operation = await start({ targetNodes: 2, partitionsPerMoveMax: 8 });
+      await shows(operation, 'blocked', ({ state }) => state === 'blocked');
+      world.cutOver = () => 'hand over';
+      await operation.executeUpdate(resumeUpdate, { args: [{}] });
+      return ended(Promise.resolve(operation));
+    },
+  },
+  {
+    name: 'cancelled-before-hand-over',
+    nodes: 2,
+    async tell({ world, start }) {
+      const gate = world.gate('preCopy');
+      const operation = await start({ targetNodes: 4 });
+      await gate.arrived;
+      await operation.executeUpdate(cancelUpdate, { args: [{ actor: 'ada' }] });
+      return ended(Promise.resolve(operation));
+    },
+  },
+  {
+    name: 'paused-and-node-not-empty',
+    nodes: 3,
+    async tell({ world, start, shows }) {
+      world.pendingJobs.set('node-2', 7);
+      const gate = world.gate('preCopy');
+      const operation = await start({ targetNodes: 2 });
+      await gate.arrived;
+      await operation.executeUpdate(pauseUpdate, { args: [{}] });
+      gate.open();
+      await operation.executeUpdate(resumeUpdate, { args: [{}] });
+      await shows(operation, 'blocked', ({ state }) => state === 'blocked');
+      world.pendingJobs.clear();
+      await operation.executeUpdate(resumeUpdate, { args: [{}] });
+      return ended(Promise.resolve(operation));
+    },
+  },
+  {
+    name: 'taken-over',
+    nodes: 3,
+    async tell({ world, start }) {
+      await world.append({ type: 'freeze', by: { operationId: 'gone', workflowId: 'scale/gone', runId: '11111111-1111-4111-8111-111111111111' } });
+      await world.append({ type: 'start move', holder: 1, move: 'gone/move-1.1', from: 'node-0', to: 'node-1', partitions: [0] });
+      return ended(start({ targetNodes: 2 }));
+    },
+  },
+  {
+    name: 'continued-as-new',
+    nodes: 1,
+    tell: (trial) => ended(trial.start({ targetNodes: 2, partitionsPerMoveMax: 1, continueAsNewAfterEvents: 60 })),
+  },
+  {
+    name: 'refused-input',
+    nodes: 2,
+    tell: (trial) => ended(trial.start({ targetNodes: 0 })),
+  },
+  {
+    name: 'cancelled-by-temporal-while-blocked',
+    nodes: 2,
+    async tell({ world, start, shows }) {
+      world.before.set('waitServing', () => Promise.reject(refusal('NODE_OTHER_DATABASE')));
+      const operation = await start({ targetNodes: 3 });
+      await shows(operation, 'blocked', ({ state }) => state === 'blocked');
+      await operation.cancel();
+      return ended(Promise.resolve(operation));
+    },
+  },
+];
+
+async function ended(starting: Promise<Operation>): Promise<Operation> {
+  const operation = await starting;
+  await operation.result().catch(() => undefined);
+  return operation;
+}

@@ -1,0 +1,100 @@
+/**
+ * The worker process: runs workflows and activities from one task queue until it is told to stop. It holds no state: killed at any moment, another one goes on.
+ * Configuration: config.ts.
+ */
+import { hostname } from 'node:os';
+import { Client } from '@temporalio/client';
+import { DefaultLogger, NativeConnection, Runtime, Worker } from '@temporalio/worker';
+import { createHolders } from '../activities/holders.ts';
+import { activityLimits } from '../activities/deps.ts';
+import { createActivities } from '../activities/index.ts';
+import { createNodeControl } from '../dataplane/reference/control-client.ts';
+import { CodedError } from '../kit/errors.ts';
+import { createLog, type Logger } from '../kit/log.ts';
+import { createLocalPlatform } from '../platform/local/client.ts';
+import { endWithParent, onStopSignal } from '../kit/parent.ts';
+import type { NodeEndpoints, Platform } from '../platform/platform.ts';
+import type { NodeId } from '../ring/events.ts';
+import { createPostgresRingStore } from '../ringstore/postgres.ts';
+import { bundleWorkflows } from './bundle.ts';
+import { connectionOptions, workerConfig } from './config.ts';
+
+/** Longer than a cut-over takes: a worker that is told to stop finishes the hold that it has begun. Less than a pod's usual 30 s. */
+const SHUTDOWN_GRACE_MS = 15_000;
+/** Then it ends whatever still runs; another worker repeats it. */
+const SHUTDOWN_FORCE_MS = 25_000;
+
+const log = createLog('worker');
+const config = workerConfig(process.env);
+const identity = `worker@${hostname()}/${process.pid}`;
+
+Runtime.install({ logger: sdkLogger(log) });
+let worker: Worker | null = null;
+let stopping = false;
+const stop = (): void => {
+  stopping = true;
+  if (worker?.getState() === 'RUNNING') worker.shutdown();
+};
+onStopSignal((signal) => {
+  log.info({ signal }, 'worker stops');
+  stop();
+});
+endWithParent(stop);
+if (config.RINGMASTER_END_WITH_PARENT) process.stdin.on('end', stop).on('close', stop).on('error', stop).resume();
+
+const startedAt = performance.now();
+const [connection, workflowBundle] = await Promise.all([NativeConnection.connect(connectionOptions(config)), bundleWorkflows()]);
+const ringStore = createPostgresRingStore({ connectionString: config.RINGMASTER_RINGSTORE_URL, applicationName: 'ringmaster worker', log });
+const platform = createLocalPlatform({ url: config.RINGMASTER_AGENT_URL, token: config.RINGMASTER_AGENT_TOKEN });
+const endpointsOf = endpointsFrom(platform);
+try {
+  worker = await Worker.create({
+    connection,
+    namespace: config.TEMPORAL_NAMESPACE,
+    taskQueue: config.RINGMASTER_TASK_QUEUE,
+    identity,
+    workflowBundle,
+    activities: createActivities({
+      ringStore,
+      platform,
+      endpointsOf,
+      controlOf: async (node) => createNodeControl(await endpointsOf(node)),
+      holders: createHolders(new Client({ connection, namespace: config.TEMPORAL_NAMESPACE })),
+      actor: identity,
+      log,
+      limits: activityLimits,
+    }),
+    shutdownGraceTime: SHUTDOWN_GRACE_MS,
+    shutdownForceTime: SHUTDOWN_FORCE_MS,
+    maxHeartbeatThrottleInterval: '2s', // also how soon an activity hears that it is cancelled
+    defaultHeartbeatThrottleInterval: '2s',
+  });
+  const running = worker.run();
+  log.info({ taskQueue: config.RINGMASTER_TASK_QUEUE, temporal: config.TEMPORAL_ADDRESS, tookMs: Math.round(performance.now() - startedAt) }, 'worker running');
+  if (stopping) worker.shutdown();
+  await running;
+} finally {
+  await ringStore.close();
+  await platform.close();
+  await connection.close();
+}
+log.info('worker stopped');
+process.exit(0); // standard input, or an idle connection to a node, must not keep a stopped worker
+
+/** Asked anew each time: a node that was started again may have moved. */
+function endpointsFrom(platform: Platform): (node: NodeId) => Promise<NodeEndpoints> {
+  return async (node) => {
+    const endpoints = await platform.describeNode(node);
+    if (!endpoints) throw new CodedError('NODE_ABSENT', `the platform knows no node ${node}`, { node });
+    return endpoints;
+  };
+}
+
+/** Temporal's own lines in our log, from warnings up. */
+function sdkLogger(log: Logger): DefaultLogger {
+  return new DefaultLogger('WARN', ({ level, message, meta }) => {
+    const fields = { sdk: true, ...meta, ...(meta?.['error'] instanceof Error ? { error: meta['error'].message } : {}) };
+    if (level === 'ERROR') log.error(fields, message);
+    else log.warn(fields, message);
+  });
+}
