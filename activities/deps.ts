@@ -1,6 +1,7 @@
 /** What activities are given. One worker's activities share one of these. */
-import type { Logger } from '../kit/log.ts';
+
 import type { NodeControl } from '../dataplane/contract.ts';
+import type { Logger } from '../kit/log.ts';
 import type { NodeEndpoints, Platform } from '../platform/platform.ts';
 import type { HolderIdentity, NodeId } from '../ring/events.ts';
 import type { RingStore } from '../ringstore/ringstore.ts';

@@ -32,7 +32,9 @@ const PERMANENT: ReadonlySet<string> = new Set([
 export class NodeBlocked extends CodedError {}
 
 export const isPermanent = (error: unknown): error is RingRefusal | CodedError =>
-  error instanceof RingRefusal || error instanceof NodeBlocked || (error instanceof CodedError && PERMANENT.has(error.code));
+  error instanceof RingRefusal ||
+  error instanceof NodeBlocked ||
+  (error instanceof CodedError && PERMANENT.has(error.code));
 
 /** What `error` must be thrown as from an activity. */
 export function asFailure(error: unknown): unknown {

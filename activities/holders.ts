@@ -16,7 +16,8 @@ export function createHolders(client: Pick<Client, 'workflow'>): Holders {
       try {
         const latest = await client.workflow.getHandle(workflowId).describe();
         const firstRunId = latest.raw.workflowExecutionInfo?.firstRunId ?? '';
-        if (latest.runId !== runId && firstRunId !== runId) return `its run is gone: ${workflowId} is another run by now`;
+        if (latest.runId !== runId && firstRunId !== runId)
+          return `its run is gone: ${workflowId} is another run by now`;
         return ENDED.has(latest.status.name) ? `its run has ended (${latest.status.name.toLowerCase()})` : null;
       } catch (error) {
         // Temporal answered that there is no such workflow: its database was lost, or its retention is over. Any other error tells nothing.

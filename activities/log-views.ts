@@ -5,7 +5,8 @@ import type { RingSummary } from './types.ts';
 
 /** `<operationId>/move-<n>.`: all tries of one planned move. */
 export const movePrefix = (operationId: string, n: number): string => `${operationId}/move-${n}.`;
-export const moveIdOf = (operationId: string, n: number, tryNumber: number): MoveId => `${movePrefix(operationId, n)}${tryNumber}`;
+export const moveIdOf = (operationId: string, n: number, tryNumber: number): MoveId =>
+  `${movePrefix(operationId, n)}${tryNumber}`;
 
 export interface MoveHistory {
   readonly state: 'never started' | 'started' | 'handed over' | 'aborted' | 'completed';

@@ -131,7 +131,7 @@ export function createMoveActivities(deps: ActivityDeps): MoveActivities {
       signal.throwIfAborted();
       await append(input, { type: 'hand over', move: input.move, token: command.token, proof });
       lap('handOver');
-      deps.log.info({ move: input.move, token: command.token, jobs: proof.jobsPending, ms: lap.laps }, 'cut over');
+      deps.log.info({ move: input.move, claim: command.token, jobs: proof.jobsPending, ms: lap.laps }, 'cut over');
       return handedOver(proof);
     } catch (error) {
       if (signal.aborted || isPastAborting(error)) throw error; // a cancelled move is aborted by its workflow, which must know who won

@@ -28,7 +28,9 @@ export async function waitSettled(
     const status = await control.status(signal);
     refuseIfBlocked(status);
     const isSettled = status.foldedVersion >= version && status.settledVersion >= version;
-    const wrong = isSettled ? isGood(status) : `folded ${status.foldedVersion} and settled ${status.settledVersion} of version ${version}`;
+    const wrong = isSettled
+      ? isGood(status)
+      : `folded ${status.foldedVersion} and settled ${status.settledVersion} of version ${version}`;
     if (wrong === null) return status;
     if (performance.now() > deadline) {
       throw new CodedError('VERIFY_MISMATCH', `${node}: ${wrong}`, { node, version });
@@ -38,7 +40,11 @@ export async function waitSettled(
 }
 
 /** The node's status once it has folded `version`. VERIFY_MISMATCH where that takes too long. */
-export async function waitFolded({ controlOf, limits }: Pick<ActivityDeps, 'controlOf' | 'limits'>, node: NodeId, version: number): Promise<void> {
+export async function waitFolded(
+  { controlOf, limits }: Pick<ActivityDeps, 'controlOf' | 'limits'>,
+  node: NodeId,
+  version: number,
+): Promise<void> {
   const signal = cancellationSignal();
   const control = await controlOf(node);
   const deadline = performance.now() + limits.settleWithinMs;
@@ -46,7 +52,11 @@ export async function waitFolded({ controlOf, limits }: Pick<ActivityDeps, 'cont
     const status = await control.status(signal);
     refuseIfBlocked(status);
     if (status.foldedVersion >= version) return;
-    if (performance.now() > deadline) throw new CodedError('VERIFY_MISMATCH', `${node}: folded ${status.foldedVersion} of version ${version}`, { node, version });
+    if (performance.now() > deadline)
+      throw new CodedError('VERIFY_MISMATCH', `${node}: folded ${status.foldedVersion} of version ${version}`, {
+        node,
+        version,
+      });
     await sleep(limits.pollEveryMs);
   }
 }

@@ -40,10 +40,14 @@ export function createPodActivities(deps: PodDeps): PodActivities {
   /** P5: looks again right before the deletion, not only when the plan was made. */
   async function assertEmpty(ring: Ring, node: NodeId): Promise<void> {
     const owned = partitionsOf(ring, node).length;
-    if (owned > 0) throw new RingRefusal('NODE_NOT_EMPTY', `${node} still owns ${owned} partitions (epoch ${ring.epoch})`);
+    if (owned > 0)
+      throw new RingRefusal('NODE_NOT_EMPTY', `${node} still owns ${owned} partitions (epoch ${ring.epoch})`);
     const status: NodeStatus = await waitSettled(deps, node, ring.version);
     if (status.pendingJobs > 0) {
-      throw new CodedError('NODE_NOT_EMPTY', `${node} still holds ${status.pendingJobs} pending jobs`, { node, pendingJobs: status.pendingJobs });
+      throw new CodedError('NODE_NOT_EMPTY', `${node} still holds ${status.pendingJobs} pending jobs`, {
+        node,
+        pendingJobs: status.pendingJobs,
+      });
     }
   }
 
@@ -77,7 +81,9 @@ export function createPodActivities(deps: PodDeps): PodActivities {
     removeUnused: (input) =>
       beating(async () => {
         const ring = await readRing(ringStore, input.clusterId);
-        const isUsed = partitionsOf(ring, input.node).length > 0 || ring.moves.some((open) => open.from === input.node || open.to === input.node);
+        const isUsed =
+          partitionsOf(ring, input.node).length > 0 ||
+          ring.moves.some((open) => open.from === input.node || open.to === input.node);
         if (isUsed) return { removed: false };
         await removeNode(input);
         return { removed: true };

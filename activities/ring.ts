@@ -14,12 +14,21 @@ export type RingDeps = Pick<ActivityDeps, 'ringStore' | 'holders' | 'actor' | 'l
 
 export function createRingActivities(deps: RingDeps): RingActivities {
   const { ringStore, log } = deps;
-  const authorship = (asking: Asking): Authorship => ({ actor: deps.actor, reason: asking.reason, operation: asking.operationId });
+  const authorship = (asking: Asking): Authorship => ({
+    actor: deps.actor,
+    reason: asking.reason,
+    operation: asking.operationId,
+  });
 
   /** Aborts `move` unless its hand-over won, and tells which. */
   async function abort(asking: Asking, move: MoveId, because: string): Promise<AbortAnswer> {
     try {
-      const { events } = await decideAndAppend(ringStore, asking.clusterId, { type: 'abort move', move, because }, authorship(asking));
+      const { events } = await decideAndAppend(
+        ringStore,
+        asking.clusterId,
+        { type: 'abort move', move, because },
+        authorship(asking),
+      );
       if (events.length > 0) return { result: 'aborted' };
     } catch (error) {
       if (!(error instanceof RingRefusal && error.code === 'MOVE_HANDED_OVER')) throw error;
@@ -35,13 +44,24 @@ export function createRingActivities(deps: RingDeps): RingActivities {
     const ended = before && !isSame(before, by) ? await deps.holders.endOf(before) : null;
     // Conditional on the very freeze whose run was looked at: one that is newer by now is left alone (RING_BUSY).
     const takeOver = before && ended !== null ? { takeOverFrom: before.holder, because: ended } : {};
-    const { ring } = await decideAndAppend(ringStore, clusterId, { type: 'freeze', by, ...takeOver }, authorship(asking));
+    const { ring } = await decideAndAppend(
+      ringStore,
+      clusterId,
+      { type: 'freeze', by, ...takeOver },
+      authorship(asking),
+    );
     const events = await ringStore.read(clusterId);
     const taken = events.find(({ event }) => event.type === 'freeze taken over' && event.runId === by.runId)?.event;
     // Read from the log rather than from `before`: a repetition of this activity tells the same.
     const takenOverFrom =
-      taken?.type === 'freeze taken over' ? { operationId: operationOfHolder(events, taken.from), because: taken.because } : null;
-    if (takenOverFrom) log.warn({ clusterId, operationId, from: takenOverFrom.operationId, because: takenOverFrom.because }, 'freeze taken over');
+      taken?.type === 'freeze taken over'
+        ? { operationId: operationOfHolder(events, taken.from), because: taken.because }
+        : null;
+    if (takenOverFrom)
+      log.warn(
+        { clusterId, operationId, from: takenOverFrom.operationId, because: takenOverFrom.because },
+        'freeze taken over',
+      );
     return {
       holder: ring.freeze!.holder,
       takenOverFrom,
@@ -75,7 +95,12 @@ export function createRingActivities(deps: RingDeps): RingActivities {
     // An aborted try is never taken up again: its copy is being forgotten.
     const nextTry = Math.max(input.tryFrom, lastTry + 1);
     const move = moveIdOf(operationId, n, nextTry);
-    await decideAndAppend(ringStore, clusterId, { type: 'start move', holder, move, from, to, partitions }, authorship(input));
+    await decideAndAppend(
+      ringStore,
+      clusterId,
+      { type: 'start move', holder, move, from, to, partitions },
+      authorship(input),
+    );
     return started(move, nextTry);
   }
 
@@ -104,7 +129,12 @@ export function createRingActivities(deps: RingDeps): RingActivities {
     /** Repeated: a member with the same database and address stays as it is. */
     async joinNode(input) {
       const { clusterId, holder, facts } = input;
-      const { ring } = await decideAndAppend(ringStore, clusterId, { type: 'join node', holder, facts }, authorship(input));
+      const { ring } = await decideAndAppend(
+        ringStore,
+        clusterId,
+        { type: 'join node', holder, facts },
+        authorship(input),
+      );
       return { version: ring.version };
     },
 
@@ -120,7 +150,13 @@ export function createRingActivities(deps: RingDeps): RingActivities {
 
 const startedMoves = (ring: Ring): OpenMove[] => ring.moves.filter((open) => open.state === 'started');
 const isSame = (a: HolderIdentity, b: HolderIdentity): boolean => a.runId === b.runId && a.workflowId === b.workflowId;
-const started = (move: MoveId, tryNumber: number): StartedMove => ({ move, try: tryNumber, state: 'started', jobsMoved: 0, jobsCopied: 0 });
+const started = (move: MoveId, tryNumber: number): StartedMove => ({
+  move,
+  try: tryNumber,
+  state: 'started',
+  jobsMoved: 0,
+  jobsCopied: 0,
+});
 
 function finished(answer: Exclude<AbortAnswer, { result: 'aborted' }>, move: MoveId): StartedMove {
   return { move, try: tryOf(move), state: answer.result, jobsMoved: answer.jobsMoved, jobsCopied: answer.jobsCopied };
@@ -138,7 +174,8 @@ function highestTry(events: readonly RecordedEvent[], prefix: string): number {
 
 function operationOfHolder(events: readonly RecordedEvent[], holder: number): string {
   for (const { event } of events) {
-    if ((event.type === 'ring frozen' || event.type === 'freeze taken over') && event.holder === holder) return event.operationId;
+    if ((event.type === 'ring frozen' || event.type === 'freeze taken over') && event.holder === holder)
+      return event.operationId;
   }
   return 'unknown';
 }

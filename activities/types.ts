@@ -129,7 +129,9 @@ export interface VerifyActivities {
    * Each move's proof is in the log; every member has folded the ring, serves exactly the partitions that it owns, and holds no live pending job of another.
    * Refuses: VERIFY_MISMATCH, which names what differs.
    */
-  verifyCluster(input: Asking & { readonly moves: readonly MoveId[] }): Promise<{ readonly version: number; readonly nodes: number }>;
+  verifyCluster(
+    input: Asking & { readonly moves: readonly MoveId[] },
+  ): Promise<{ readonly version: number; readonly nodes: number }>;
 }
 
 export interface AllActivities extends RingActivities, PodActivities, MoveActivities, VerifyActivities {}

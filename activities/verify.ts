@@ -19,7 +19,10 @@ export function createVerifyActivities(deps: VerifyDeps): VerifyActivities {
         for (const move of moves) {
           const { state, proof } = moveHistory(events, move);
           if (state !== 'completed' || !proof) {
-            throw new CodedError('VERIFY_MISMATCH', `${move} is ${state}${proof ? '' : ', without proof'}`, { move, state });
+            throw new CodedError('VERIFY_MISMATCH', `${move} is ${state}${proof ? '' : ', without proof'}`, {
+              move,
+              state,
+            });
           }
         }
         // Settled up to this version: what is pending on a partition that the node does not own is marked or dropped, so none is live.

@@ -79,6 +79,9 @@ export function createOperationFinder(temporal: Client): OperationFinder {
   async function find(clusterId: string, idOrPrefix: string): Promise<Operation> {
     const latest = await describe(clusterId);
     if (latest?.operationId === idOrPrefix) return latest;
+    // A whole id needs no list, unless the operation went on in later runs.
+    const exact = idOrPrefix.length === FULL_ID_LENGTH ? await describe(clusterId, idOrPrefix) : null;
+    if (exact?.operationId === idOrPrefix && exact.run.status.name !== 'CONTINUED_AS_NEW') return exact;
     const matching = (await list(clusterId, FIND_RUNS_MAX)).filter((operation) =>
       operation.operationId.startsWith(idOrPrefix),
     );
@@ -90,8 +93,7 @@ export function createOperationFinder(temporal: Client): OperationFinder {
       });
     }
     if (only) return only;
-    const older = idOrPrefix.length === FULL_ID_LENGTH ? await describe(clusterId, idOrPrefix) : null;
-    if (older) return older;
+    if (exact) return exact;
     throw new CodedError('OPERATION_UNKNOWN', `cluster ${clusterId} has no operation ${idOrPrefix}`, { clusterId });
   }
 

@@ -81,26 +81,49 @@ async function runPass(job: CopyJob, source: pg.PoolClient, target: pg.PoolClien
   // C3: status marks before job marks (inside readMarks), then the wait, then the snapshot.
   const taken = await readMarks(source, job);
   await waitForWriters(source, taken.relations, job.signal);
-  await source.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
+  await source.query('BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY');
   try {
     const datasets = await sourceDatasets(source, job);
-    const pass = resumed ?? (await beginPass(job, source, target, datasets, earlier, taken));
-    const all = [...earlier, pass];
-    let jobs = 0;
-    let statuses = 0;
-    for (const { prefix, dataset } of job.datasets) {
-      const mine = datasets.filter((other) => other.prefix === prefix);
-      jobs += await copyJobs(job, source, target, pass, prefix, dataset, mine);
-      statuses += await copyStatuses(job, source, target, all, prefix, dataset, mine);
-    }
-    const messageIds = await copyMessageIds(job, source, target, earlier.at(-1)?.marks.messageIdsUpTo ?? 0);
-    await inImport(job, target, (client) =>
-      client.query('UPDATE ringmaster.import_passes SET done = true WHERE move = $1 AND pass = $2', [job.move, pass.pass]),
-    );
-    return { pass: pass.pass, jobs, statuses, messageIds };
+    await target.query(sql.makeIncoming(job.datasets.map(({ prefix }) => prefix)));
+    // A transaction of its own: it stops the target's intake for as long as it is open.
+    const pass = resumed ?? (await inImport(job, target, (client) => beginPass(client, job, source, datasets, earlier, taken)));
+    const copy = (transaction: Transaction) => copyRows({ job, source, target, transaction, datasets }, [...earlier, pass], earlier.at(-1)?.marks);
+    // The first pass commits chunk by chunk, and a retry goes on after the last. A later one is small, and clients may be waiting: one commit for all.
+    if (earlier.length === 0) return await copy((change) => inImport(job, target, change));
+    return await inImport(job, target, (client) => copy((change) => change(client)));
   } finally {
     await source.query('ROLLBACK');
   }
+}
+
+/** Runs a change of the import in a transaction that holds its token. */
+type Transaction = <T>(change: (client: pg.ClientBase) => Promise<T>) => Promise<T>;
+
+interface PassContext {
+  readonly job: CopyJob;
+  readonly source: pg.ClientBase;
+  readonly target: pg.ClientBase;
+  readonly transaction: Transaction;
+  readonly datasets: readonly sql.SourceDataset[];
+}
+
+async function copyRows(context: PassContext, passes: readonly Pass[], before: Marks | undefined): Promise<PassResult> {
+  const { job, transaction, datasets } = context;
+  const { pass } = passes.at(-1)!;
+  let jobs = 0;
+  for (const { prefix, dataset } of job.datasets) {
+    jobs += await copyJobs(context, passes.at(-1)!, prefix, dataset, datasets.filter((other) => other.prefix === prefix));
+  }
+  return transaction(async (client) => {
+    let statuses = 0;
+    for (const { prefix, dataset } of job.datasets) {
+      const mine = datasets.filter((other) => other.prefix === prefix);
+      if (mine.length > 0) statuses += await copyStatuses(context, client, { prefix, dataset, datasets: mine, ranges: rangesOf(passes, prefix), before });
+    }
+    const messageIds = await copyMessageIds(context, client, before?.messageIdsUpTo ?? 0);
+    await client.query('UPDATE ringmaster.import_passes SET done = true WHERE move = $1 AND pass = $2', [job.move, pass]);
+    return { pass, jobs, statuses, messageIds };
+  });
 }
 
 // ---- marks
@@ -118,20 +141,28 @@ interface Taken {
 
 async function readMarks(source: pg.ClientBase, job: CopyJob): Promise<Taken> {
   const attached = await attachedDatasets(source);
-  const relations = ['ringmaster.message_ids', 'ringmaster.message_ids_seq_seq'];
+  const statusSequences = attached.map(({ prefix, dataset }) => `${statusTable(prefix, dataset).slice(0, -1)}_id_seq"`);
+  const jobSequences = job.datasets.map(({ prefix }) => `ringmaster.${prefix}_job_id`);
+  const messageSequence = 'ringmaster.message_ids_seq_seq';
+  // One statement, but sequences are read as they are at that moment, from left to right: statuses before jobs.
+  const given = await source.query<{ given: string[] }>(sql.lastGivenOf([...statusSequences, ...jobSequences, messageSequence]));
+  const numbers = given.rows[0]!.given.map(Number);
   const statusIds: Record<string, Record<string, number>> = {};
-  for (const { prefix, dataset } of attached) {
-    const sequence = `${statusTable(prefix, dataset).slice(0, -1)}_id_seq"`;
-    (statusIds[prefix] ??= {})[dataset] = await numberOf(source, sql.lastGiven(sequence));
-    relations.push(jobsTable(prefix, dataset), statusTable(prefix, dataset), sequence);
-  }
-  const jobIds: Record<string, number> = {};
-  for (const { prefix } of job.datasets) {
-    const sequence = `ringmaster.${prefix}_job_id`;
-    jobIds[prefix] = await numberOf(source, sql.lastGiven(sequence));
-    relations.push(sequence);
-  }
-  return { jobIds, statusIds, messageIds: await numberOf(source, sql.lastGiven('ringmaster.message_ids_seq_seq')), relations };
+  attached.forEach(({ prefix, dataset }, i) => {
+    (statusIds[prefix] ??= {})[dataset] = numbers[i]!;
+  });
+  return {
+    statusIds,
+    jobIds: Object.fromEntries(job.datasets.map(({ prefix }, i) => [prefix, numbers[statusSequences.length + i]!])),
+    messageIds: numbers.at(-1)!,
+    relations: [
+      'ringmaster.message_ids',
+      messageSequence,
+      ...statusSequences,
+      ...jobSequences,
+      ...attached.flatMap(({ prefix, dataset }) => [jobsTable(prefix, dataset), statusTable(prefix, dataset)]),
+    ],
+  };
 }
 
 /** As CREATE INDEX CONCURRENTLY does: waits for the transactions that hold a writer's lock now, not for those that come later. */
@@ -148,11 +179,11 @@ async function waitForWriters(source: pg.ClientBase, relations: readonly string[
   }
 }
 
-/** Reserves blocks of ids at the target and writes down the pass, in one transaction. */
+/** Reserves blocks of ids at the target and writes down the pass. */
 async function beginPass(
+  client: pg.ClientBase,
   job: CopyJob,
   source: pg.ClientBase,
-  target: pg.ClientBase,
   datasets: readonly sql.SourceDataset[],
   earlier: readonly Pass[],
   taken: Taken,
@@ -164,21 +195,18 @@ async function beginPass(
     const after = last ? last.prefixes[prefix]!.upTo : await lowestPending(source, datasets, prefix, upTo);
     spans.push({ prefix, after, upTo });
   }
-  const pass = (earlier.at(-1)?.pass ?? 0) + 1;
-  return inImport(job, target, async (client) => {
-    const marks: Record<string, PrefixMarks> = {};
-    // Whoever draws job ids holds this lock shared until its commit: nothing can fall into the block.
-    await client.query(`SELECT pg_advisory_xact_lock(${lockClass.jobIds}, 0)`);
-    for (const { prefix, after, upTo } of spans) {
-      const sequence = `ringmaster.${prefix}_job_id`;
-      const given = await numberOf(client, sql.lastGiven(sequence));
-      if (upTo > after) await client.query(`SELECT setval(${quoteLiteral(sequence)}, $1)`, [given + (upTo - after)]);
-      marks[prefix] = { after, upTo, constant: given - after, statusUpTo: taken.statusIds[prefix] ?? {} };
-    }
-    const begun: Pass = { pass, marks: { prefixes: marks, messageIdsUpTo: taken.messageIds }, done: false };
-    await client.query('INSERT INTO ringmaster.import_passes (move, pass, marks) VALUES ($1, $2, $3)', [job.move, pass, JSON.stringify(begun.marks)]);
-    return begun;
-  });
+  const marks: Record<string, PrefixMarks> = {};
+  // Whoever draws job ids holds this lock shared until its commit: nothing can fall into the block.
+  await client.query(`SELECT pg_advisory_xact_lock(${lockClass.jobIds}, 0)`);
+  for (const { prefix, after, upTo } of spans) {
+    const sequence = `ringmaster.${prefix}_job_id`;
+    const given = await numberOf(client, sql.lastGiven(sequence));
+    if (upTo > after) await client.query(`SELECT setval(${quoteLiteral(sequence)}, $1)`, [given + (upTo - after)]);
+    marks[prefix] = { after, upTo, constant: given - after, statusUpTo: taken.statusIds[prefix] ?? {} };
+  }
+  const begun: Pass = { pass: (earlier.at(-1)?.pass ?? 0) + 1, marks: { prefixes: marks, messageIdsUpTo: taken.messageIds }, done: false };
+  await client.query('INSERT INTO ringmaster.import_passes (move, pass, marks) VALUES ($1, $2, $3)', [job.move, begun.pass, JSON.stringify(begun.marks)]);
+  return begun;
 }
 
 async function lowestPending(source: pg.ClientBase, datasets: readonly sql.SourceDataset[], prefix: string, upTo: number): Promise<number> {
@@ -199,28 +227,22 @@ async function sourceDatasets(source: pg.ClientBase, job: CopyJob): Promise<sql.
 
 // ---- rows
 
-async function copyJobs(
-  job: CopyJob,
-  source: pg.ClientBase,
-  target: pg.PoolClient,
-  { pass, marks }: Pass,
-  prefix: Prefix,
-  dataset: number,
-  datasets: readonly sql.SourceDataset[],
-): Promise<number> {
+async function copyJobs(context: PassContext, { pass, marks }: Pass, prefix: Prefix, dataset: number, datasets: readonly sql.SourceDataset[]): Promise<number> {
+  const { job, source, target, transaction } = context;
   const { upTo, constant, after: first } = marks.prefixes[prefix]!;
+  if (datasets.length === 0 || first >= upTo) return 0;
   const done = await target.query<{ up_to: string | null }>(
     'SELECT max(up_to_id)::text AS up_to FROM ringmaster.import_chunks WHERE move = $1 AND prefix = $2 AND pass = $3',
     [job.move, prefix, pass],
   );
   let after = Number(done.rows[0]?.up_to ?? first);
   let rows = 0;
-  while (after < upTo && datasets.length > 0) {
+  while (after < upTo) {
     job.signal?.throwIfAborted();
     const end = await source.query<{ up_to: string | null; row_count: string }>(sql.selectChunkEnd(datasets, after, upTo, job.chunkRowsMax ?? CHUNK_ROWS_MAX));
     if (end.rows[0]!.up_to === null) break;
     const range = { after, upTo: Number(end.rows[0]!.up_to), constant };
-    await inImport(job, target, (client) => copyChunk(job, source, client, { prefix, dataset, pass, range, datasets }));
+    await transaction((client) => copyChunk(job, source, client, { prefix, dataset, pass, range, datasets }));
     rows += Number(end.rows[0]!.row_count);
     job.onRows?.(Number(end.rows[0]!.row_count));
     after = range.upTo;
@@ -252,35 +274,19 @@ async function copyChunk(
 }
 
 async function copyStatuses(
-  job: CopyJob,
-  source: pg.ClientBase,
-  target: pg.PoolClient,
-  passes: readonly Pass[],
-  prefix: Prefix,
-  dataset: number,
-  datasets: readonly sql.SourceDataset[],
+  { job, source }: PassContext,
+  client: pg.ClientBase,
+  to: { prefix: Prefix; dataset: number; datasets: readonly sql.SourceDataset[]; ranges: readonly sql.IdRange[]; before: Marks | undefined },
 ): Promise<number> {
-  const ranges = rangesOf(passes, prefix);
-  const before = passes.at(-2)?.marks.prefixes[prefix]?.statusUpTo;
-  let written = 0;
-  for (const from of datasets) {
-    // A dataset that the last pass did not know was attached since: it has nothing older.
-    const statement = before ? sql.copyNewStatusesOut(from, ranges, before[from.dataset] ?? 0) : sql.copyPendingStatusesOut(from, ranges);
-    written += await inImport(job, target, async (client) => {
-      await client.query(sql.makeIncomingStatuses(prefix, dataset));
-      await pipe(source, statement, client, sql.copyStatusesIn, job.signal);
-      return (await client.query(sql.takeStatuses(prefix, dataset))).rowCount ?? 0;
-    });
-  }
-  return written;
+  const { prefix, dataset, datasets, ranges, before } = to;
+  const statement = before ? sql.copyNewStatusesOut(datasets, ranges, before.prefixes[prefix]?.statusUpTo ?? {}) : sql.copyPendingStatusesOut(datasets, ranges);
+  await pipe(source, statement, client, sql.copyStatusesIn(prefix), job.signal);
+  return (await client.query(sql.takeStatuses(prefix, dataset))).rowCount ?? 0;
 }
 
-async function copyMessageIds(job: CopyJob, source: pg.ClientBase, target: pg.PoolClient, after: number): Promise<number> {
-  return inImport(job, target, async (client) => {
-    await client.query(sql.makeIncomingMessageIds);
-    await pipe(source, sql.copyMessageIdsOut(job.partitions, after), client, sql.copyMessageIdsIn, job.signal);
-    return (await client.query(sql.takeMessageIds)).rowCount ?? 0;
-  });
+async function copyMessageIds({ job, source }: PassContext, client: pg.ClientBase, after: number): Promise<number> {
+  await pipe(source, sql.copyMessageIdsOut(job.partitions, after), client, sql.copyMessageIdsIn, job.signal);
+  return (await client.query(sql.takeMessageIds)).rowCount ?? 0;
 }
 
 function rangesOf(passes: readonly Pass[], prefix: Prefix): sql.IdRange[] {
@@ -301,16 +307,15 @@ export async function verifyPending(job: CopyJob): Promise<MoveProof> {
     withClient(job.target, async (target) => {
       const passes = await readPasses(target, job.move);
       const datasets = await sourceDatasets(source, job);
-      const proofs: MoveProof['prefixes'][number][] = [];
-      for (const { prefix, dataset } of job.datasets) {
-        const ranges = rangesOf(passes, prefix);
-        assertAscending(job.move, prefix, ranges);
-        type Digest = { pending: string; digest: string };
-        const [here, there] = await Promise.all([
-          source.query<Digest>(sql.digestPendingAtSource(datasets.filter((other) => other.prefix === prefix))),
-          target.query<Digest>(sql.digestPendingAtTarget(prefix, dataset, ranges)),
-        ]);
-        const [sent, imported] = [here.rows[0]!, there.rows[0]!];
+      for (const { prefix } of job.datasets) assertAscending(job.move, prefix, rangesOf(passes, prefix));
+      type Digest = { prefix: string; pending: string; digest: string };
+      const [here, there] = await Promise.all([
+        source.query<Digest>(job.datasets.map(({ prefix }) => sql.digestPendingAtSource(prefix, datasets.filter((other) => other.prefix === prefix))).join(' UNION ALL ')),
+        target.query<Digest>(job.datasets.map(({ prefix, dataset }) => sql.digestPendingAtTarget(prefix, dataset, rangesOf(passes, prefix))).join(' UNION ALL ')),
+      ]);
+      const proofs = job.datasets.map(({ prefix }) => {
+        const sent = here.rows.find((row) => row.prefix === prefix)!;
+        const imported = there.rows.find((row) => row.prefix === prefix)!;
         if (sent.pending !== imported.pending || sent.digest !== imported.digest) {
           throw new CodedError('VERIFY_MISMATCH', `${job.move}: ${sent.pending} ${prefix} jobs are pending at the source, ${imported.pending} at the target, or their states differ`, {
             prefix,
@@ -318,8 +323,8 @@ export async function verifyPending(job: CopyJob): Promise<MoveProof> {
             target: imported,
           });
         }
-        proofs.push({ prefix, pending: Number(sent.pending), digest: sent.digest });
-      }
+        return { prefix, pending: Number(sent.pending), digest: sent.digest };
+      });
       const copied = await numberOf(target, `(SELECT coalesce(sum(row_count), 0) FROM ringmaster.import_chunks WHERE move = ${quoteLiteral(job.move)})`);
       return { jobsPending: proofs.reduce((sum, proof) => sum + proof.pending, 0), jobsCopied: copied, prefixes: proofs };
     }),

@@ -5,7 +5,7 @@
 import type { ClientBase } from 'pg';
 import type { PartitionIndex } from '../ring/partition.ts';
 import { CodedError } from '../kit/errors.ts';
-import { jobsTable, quoteLiteral, statusTable } from './sql/datasets.ts';
+import { quoteLiteral, statusTable } from './sql/datasets.ts';
 import { type Prefix, prefixes } from './sql/schema.ts';
 
 export interface ImportDatasets {
@@ -69,7 +69,6 @@ export async function attachImport(client: ClientBase, move: string): Promise<vo
     // Imported statuses keep their source ids; what this node adds must come after them, as the highest id is a job's state.
     const table = statusTable(prefix, dataset);
     await client.query(`SELECT setval(pg_get_serial_sequence(${quoteLiteral(table)}, 'id'), coalesce(max(id), 0) + 1, false) FROM ${table}`);
-    await client.query(`ANALYZE ${jobsTable(prefix, dataset)}`);
   }
 }
 

@@ -154,7 +154,7 @@ export class Steward implements NodeControl, NodeTopology {
         return ensureImport(client, move.move, command.token, move.partitions, () => putAwayStale(client, move.partitions));
       });
       for (const partition of move.partitions) this.#unsettled.delete(partition);
-      this.#log.info({ move: move.move, token: command.token, partitions: formatPartitions(move.partitions) }, 'import prepared');
+      this.#log.info({ move: move.move, claim: command.token, partitions: formatPartitions(move.partitions) }, 'import prepared');
       return prepared;
     });
   }
@@ -178,7 +178,7 @@ export class Steward implements NodeControl, NodeTopology {
     this.#log.info(
       {
         move: move.move,
-        token: command.token,
+        claim: command.token,
         partitions: move.partitions,
         starts: this.#work.lastStarts(move.partitions).map(({ partition, at }) => ({ partition, lastStartAt: at })),
         at: now(),
@@ -196,7 +196,7 @@ export class Steward implements NodeControl, NodeTopology {
         return 'fenced';
       });
       this.#armDeadMan(move.move, command.holdDeadlineMs, true);
-      this.#log.info({ move: move.move, token: command.token, partitions: move.partitions, at: now() }, 'partitions fenced');
+      this.#log.info({ move: move.move, claim: command.token, partitions: move.partitions, at: now() }, 'partitions fenced');
     });
   }
 

@@ -63,6 +63,8 @@ export interface Ticket {
   timer: NodeJS.Timeout | null;
   wake: { readonly go: () => void; readonly refuse: (why: HoldRefused) => void } | null;
   gone: boolean;
+  /** Gates whose `waiters` it is among now. */
+  at: Gate[];
   /** Gates that it has waited at: each wants to know how long. */
   readonly waitedAt: Gate[];
 }
@@ -245,9 +247,7 @@ export class Gates {
     ticket.state = 'waiting';
     for (const partition of ticket.partitions) {
       const gate = this.#gates.get(partition);
-      if (!gate) continue;
-      insertByArrival(gate.waiters, ticket);
-      this.#noteWaiter(gate, ticket);
+      if (gate) joinGate(gate, ticket);
     }
     const turn = new Promise<void>((go, refuse) => {
       ticket.wake = { go, refuse };
@@ -281,12 +281,16 @@ export class Gates {
     if (ticket.state !== 'waiting') return;
     for (const user of ticket.users) if (this.#lanes.get(user)?.[0] !== ticket) return;
     const gates = this.#gatesOf(ticket);
-    if (gates.some((gate) => gate.state !== 'ready')) return;
+    if (gates.some((gate) => gate.state !== 'ready')) {
+      // Also at gates that have closed since it began to wait: each must know whom to wake.
+      for (const gate of gates) joinGate(gate, ticket);
+      return;
+    }
     for (const gate of gates) {
       gate.state = 'probing';
       gate.probe = ticket;
-      removeFrom(gate.waiters, ticket);
     }
+    leaveGates(ticket);
     ticket.state = 'sending';
     const { wake } = ticket;
     ticket.wake = null;
@@ -296,8 +300,8 @@ export class Gates {
   #refuseTicket(ticket: Ticket, why: HoldRefused): void {
     const { wake } = ticket;
     ticket.wake = null;
-    const gates = this.#gatesOf(ticket);
-    for (const gate of gates) removeFrom(gate.waiters, ticket);
+    const gates = ticket.at;
+    leaveGates(ticket);
     this.#leave(ticket, this.#o.now());
     wake?.refuse(why);
     // Nobody waits there any more: what is ready needs no probe.
@@ -326,13 +330,6 @@ export class Gates {
       if (lane.length === 0) this.#lanes.delete(user);
       else this.#release(lane[0]!);
     }
-  }
-
-  #noteWaiter(gate: Gate, ticket: Ticket): void {
-    if (ticket.waitedAt.includes(gate)) return;
-    ticket.waitedAt.push(gate);
-    gate.held += 1;
-    gate.unsettled += 1;
   }
 
   #gateOf(partition: PartitionIndex): Gate {
@@ -446,7 +443,9 @@ export class Gates {
     gate.state = 'gone';
     gate.openedAt = at;
     this.#gates.delete(gate.partition);
-    for (const ticket of gate.waiters.splice(0)) this.#release(ticket);
+    const waiters = gate.waiters.splice(0);
+    for (const ticket of waiters) ticket.at = ticket.at.filter((other) => other !== gate);
+    for (const ticket of waiters) this.#release(ticket);
     this.#tellIfSettled(gate);
   }
 
@@ -482,7 +481,7 @@ export class Gates {
 }
 
 function newTicket(facts: Pick<Ticket, 'seq' | 'bytes' | 'partitions' | 'users' | 'arrivedAt'>): Ticket {
-  return { ...facts, sentAt: 0, state: 'free', deadline: 0, timer: null, wake: null, gone: false, waitedAt: [] };
+  return { ...facts, sentAt: 0, state: 'free', deadline: 0, timer: null, wake: null, gone: false, at: [], waitedAt: [] };
 }
 
 function timeoutOf(limits: RouterLimits): HoldRefused {
@@ -492,6 +491,21 @@ function timeoutOf(limits: RouterLimits): HoldRefused {
 function clearTimer(gate: Gate): void {
   if (gate.timer) clearTimeout(gate.timer);
   gate.timer = null;
+}
+
+function joinGate(gate: Gate, ticket: Ticket): void {
+  if (ticket.at.includes(gate)) return;
+  ticket.at.push(gate);
+  insertByArrival(gate.waiters, ticket);
+  if (ticket.waitedAt.includes(gate)) return;
+  ticket.waitedAt.push(gate);
+  gate.held += 1;
+  gate.unsettled += 1;
+}
+
+function leaveGates(ticket: Ticket): void {
+  for (const gate of ticket.at) removeFrom(gate.waiters, ticket);
+  ticket.at = [];
 }
 
 /** Mostly at the end: only one that a node has refused comes back among later ones. */

@@ -7,7 +7,9 @@ import { parseConfig } from '../kit/config.ts';
 const isTrue = z.enum(['0', '1', 'false', 'true']).transform((value) => value === '1' || value === 'true');
 
 export const workerEnvironment = z.object({
-  RINGMASTER_RINGSTORE_URL: z.string('must be the ring store’s postgres:// address').regex(/^postgres(ql)?:\/\//, 'must begin with postgres://'),
+  RINGMASTER_RINGSTORE_URL: z
+    .string('must be the ring store’s postgres:// address')
+    .regex(/^postgres(ql)?:\/\//, 'must begin with postgres://'),
   RINGMASTER_TASK_QUEUE: z.string().min(1).default('ringmaster'),
   RINGMASTER_PLATFORM: z.enum(['local'], 'must be local').default('local'),
   RINGMASTER_AGENT_URL: z.url('must be the platform agent’s http:// address'),
@@ -26,11 +28,16 @@ export const workerEnvironment = z.object({
 
 export type WorkerConfig = Readonly<z.infer<typeof workerEnvironment>>;
 
-export const workerConfig = (env: Record<string, string | undefined>): WorkerConfig => parseConfig(workerEnvironment, env);
+export const workerConfig = (env: Record<string, string | undefined>): WorkerConfig =>
+  parseConfig(workerEnvironment, env);
 
 /** TLS as soon as anything of it is named, or an API key is (which must not travel in the clear). */
 export function connectionOptions(config: WorkerConfig): NativeConnectionOptions {
-  const { TEMPORAL_API_KEY: apiKey, TEMPORAL_TLS_CLIENT_CERT_PATH: certPath, TEMPORAL_TLS_CLIENT_KEY_PATH: keyPath } = config;
+  const {
+    TEMPORAL_API_KEY: apiKey,
+    TEMPORAL_TLS_CLIENT_CERT_PATH: certPath,
+    TEMPORAL_TLS_CLIENT_KEY_PATH: keyPath,
+  } = config;
   const { TEMPORAL_TLS_SERVER_CA_CERT_PATH: caPath, TEMPORAL_TLS_SERVER_NAME: serverName } = config;
   const wantsTls = config.TEMPORAL_TLS ?? Boolean(apiKey || certPath || caPath || serverName);
   return {
@@ -40,7 +47,9 @@ export function connectionOptions(config: WorkerConfig): NativeConnectionOptions
       ? {
           ...(serverName ? { serverNameOverride: serverName } : {}),
           ...(caPath ? { serverRootCACertificate: readFileSync(caPath) } : {}),
-          ...(certPath && keyPath ? { clientCertPair: { crt: readFileSync(certPath), key: readFileSync(keyPath) } } : {}),
+          ...(certPath && keyPath
+            ? { clientCertPair: { crt: readFileSync(certPath), key: readFileSync(keyPath) } }
+            : {}),
         }
       : null,
   };

@@ -5,14 +5,14 @@
 import { hostname } from 'node:os';
 import { Client } from '@temporalio/client';
 import { DefaultLogger, NativeConnection, Runtime, Worker } from '@temporalio/worker';
-import { createHolders } from '../activities/holders.ts';
 import { activityLimits } from '../activities/deps.ts';
+import { createHolders } from '../activities/holders.ts';
 import { createActivities } from '../activities/index.ts';
 import { createNodeControl } from '../dataplane/reference/control-client.ts';
 import { CodedError } from '../kit/errors.ts';
 import { createLog, type Logger } from '../kit/log.ts';
-import { createLocalPlatform } from '../platform/local/client.ts';
 import { endWithParent, onStopSignal } from '../kit/parent.ts';
+import { createLocalPlatform } from '../platform/local/client.ts';
 import type { NodeEndpoints, Platform } from '../platform/platform.ts';
 import type { NodeId } from '../ring/events.ts';
 import { createPostgresRingStore } from '../ringstore/postgres.ts';
@@ -43,8 +43,15 @@ endWithParent(stop);
 if (config.RINGMASTER_END_WITH_PARENT) process.stdin.on('end', stop).on('close', stop).on('error', stop).resume();
 
 const startedAt = performance.now();
-const [connection, workflowBundle] = await Promise.all([NativeConnection.connect(connectionOptions(config)), bundleWorkflows()]);
-const ringStore = createPostgresRingStore({ connectionString: config.RINGMASTER_RINGSTORE_URL, applicationName: 'ringmaster worker', log });
+const [connection, workflowBundle] = await Promise.all([
+  NativeConnection.connect(connectionOptions(config)),
+  bundleWorkflows(),
+]);
+const ringStore = createPostgresRingStore({
+  connectionString: config.RINGMASTER_RINGSTORE_URL,
+  applicationName: 'ringmaster worker',
+  log,
+});
 const platform = createLocalPlatform({ url: config.RINGMASTER_AGENT_URL, token: config.RINGMASTER_AGENT_TOKEN });
 const endpointsOf = endpointsFrom(platform);
 try {
@@ -70,7 +77,14 @@ try {
     defaultHeartbeatThrottleInterval: '2s',
   });
   const running = worker.run();
-  log.info({ taskQueue: config.RINGMASTER_TASK_QUEUE, temporal: config.TEMPORAL_ADDRESS, tookMs: Math.round(performance.now() - startedAt) }, 'worker running');
+  log.info(
+    {
+      taskQueue: config.RINGMASTER_TASK_QUEUE,
+      temporal: config.TEMPORAL_ADDRESS,
+      tookMs: Math.round(performance.now() - startedAt),
+    },
+    'worker running',
+  );
   if (stopping) worker.shutdown();
   await running;
 } finally {
@@ -93,7 +107,11 @@ function endpointsFrom(platform: Platform): (node: NodeId) => Promise<NodeEndpoi
 /** Temporal's own lines in our log, from warnings up. */
 function sdkLogger(log: Logger): DefaultLogger {
   return new DefaultLogger('WARN', ({ level, message, meta }) => {
-    const fields = { sdk: true, ...meta, ...(meta?.['error'] instanceof Error ? { error: meta['error'].message } : {}) };
+    const fields = {
+      sdk: true,
+      ...meta,
+      ...(meta?.['error'] instanceof Error ? { error: meta['error'].message } : {}),
+    };
     if (level === 'ERROR') log.error(fields, message);
     else log.warn(fields, message);
   });

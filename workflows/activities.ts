@@ -2,7 +2,12 @@
  * The activities as workflows call them: one profile for each kind. `startToCloseTimeout` is the longest honest attempt; `scheduleToCloseTimeout` is how long
  * trouble counts as weather: after it the operation is blocked by STALLED, which a person sees.
  */
-import { ActivityCancellationType, type ActivityFunctionWithOptions, type ActivityOptions, proxyActivities } from '@temporalio/workflow';
+import {
+  ActivityCancellationType,
+  type ActivityFunctionWithOptions,
+  type ActivityOptions,
+  proxyActivities,
+} from '@temporalio/workflow';
 import type { MoveActivities, PodActivities, RingActivities, VerifyActivities } from '../activities/types.ts';
 
 /** A worker that died is noticed within this; activities beat every 3 s. */
@@ -75,6 +80,10 @@ export const { cleanUp } = proxyActivities<MoveActivities>(cleanUpOptions);
 export const { verifyCluster } = proxyActivities<VerifyActivities>(verifyOptions);
 
 /** Calls an activity with a sentence that Temporal's own page shows beside it. */
-export function call<I, O>(activity: ActivityFunctionWithOptions<(input: I) => Promise<O>>, summary: string, input: I): Promise<O> {
+export function call<I, O>(
+  activity: ActivityFunctionWithOptions<(input: I) => Promise<O>>,
+  summary: string,
+  input: I,
+): Promise<O> {
   return activity.executeWithOptions({ summary }, [input]) as Promise<O>;
 }

@@ -18,7 +18,12 @@ export function detailsOf(progress: OperationProgress): string {
     `| pending jobs moved | ${progress.jobsMoved} | |`,
     '',
     ...busy.slice(0, MOVES_SHOWN).map(lineOf),
-    ...(blockedOn ? ['', `**Blocked on ${blockedOn.code}** since ${blockedOn.since}${blockedOn.move ? `, move ${blockedOn.move}` : ''}: ${blockedOn.message}`] : []),
+    ...(blockedOn
+      ? [
+          '',
+          `**Blocked on ${blockedOn.code}** since ${blockedOn.since}${blockedOn.move ? `, move ${blockedOn.move}` : ''}: ${blockedOn.message}`,
+        ]
+      : []),
     ...(nextAction ? ['', `Next: \`${nextAction}\``] : []),
     ...progress.notes.map((note) => `- ${note}`),
   ].join('\n');

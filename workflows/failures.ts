@@ -13,10 +13,12 @@ export interface Refusal {
 /** Why an activity or a child ended without result; null where `error` is something else. What it was is in `.cause`, never in the failure itself. */
 export function refusalOf(error: unknown): Refusal | null {
   if (isCancellation(error)) return null;
-  if (error instanceof ChildWorkflowFailure) return { code: 'MOVE_LOST', message: `${error.execution.workflowId}: ${innermost(error)}` };
+  if (error instanceof ChildWorkflowFailure)
+    return { code: 'MOVE_LOST', message: `${error.execution.workflowId}: ${innermost(error)}` };
   if (!(error instanceof ActivityFailure)) return null;
   const { cause } = error;
-  if (cause instanceof ApplicationFailure && cause.nonRetryable && cause.type) return { code: cause.type, message: cause.message };
+  if (cause instanceof ApplicationFailure && cause.nonRetryable && cause.type)
+    return { code: cause.type, message: cause.message };
   return { code: 'STALLED', message: `${error.activityType}: ${innermost(error)}` };
 }
 

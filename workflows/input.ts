@@ -6,12 +6,17 @@ const CLUSTER_ID = /^[a-z0-9-]{1,40}$/;
 
 /** The number of nodes that is wanted. Refuses: INPUT_INVALID, WORKFLOW_ID, TARGET_NODES_INVALID. */
 export function checkInput(input: ScaleInput | undefined, workflowId: string): number {
-  if (typeof input !== 'object' || input === null) return refuse('INPUT_INVALID', 'the input must be an object with clusterId, targetNodes and reason');
+  if (typeof input !== 'object' || input === null)
+    return refuse('INPUT_INVALID', 'the input must be an object with clusterId, targetNodes and reason');
   const { clusterId, targetNodes, goal, reason, partitionsPerMoveMax, planHash } = input;
-  if (typeof clusterId !== 'string' || !CLUSTER_ID.test(clusterId)) refuse('INPUT_INVALID', 'clusterId must match [a-z0-9-]{1,40}');
+  if (typeof clusterId !== 'string' || !CLUSTER_ID.test(clusterId))
+    refuse('INPUT_INVALID', 'clusterId must match [a-z0-9-]{1,40}');
   if (workflowId !== scaleWorkflowId(clusterId)) {
     // Only one id can run at a time: that is what makes the operations of a cluster take turns.
-    refuse('WORKFLOW_ID', `operations of ${clusterId} run under the workflow id ${scaleWorkflowId(clusterId)}, not ${workflowId}`);
+    refuse(
+      'WORKFLOW_ID',
+      `operations of ${clusterId} run under the workflow id ${scaleWorkflowId(clusterId)}, not ${workflowId}`,
+    );
   }
   if (reason !== undefined && typeof reason !== 'string') refuse('INPUT_INVALID', 'reason must be text');
   if (planHash !== undefined && typeof planHash !== 'string') refuse('INPUT_INVALID', 'planHash must be text');
@@ -22,7 +27,10 @@ export function checkInput(input: ScaleInput | undefined, workflowId: string): n
   if (goal !== undefined && targetNodes !== undefined) refuse('INPUT_INVALID', 'give targetNodes or goal, not both');
   const wanted: unknown = goal ? goal.nodes : targetNodes;
   if (typeof wanted !== 'number' || !Number.isInteger(wanted) || wanted < 1 || wanted > TARGET_NODES_MAX) {
-    return refuse('TARGET_NODES_INVALID', `targetNodes must be a whole number from 1 to ${TARGET_NODES_MAX}, not ${JSON.stringify(wanted) ?? 'absent'}`);
+    return refuse(
+      'TARGET_NODES_INVALID',
+      `targetNodes must be a whole number from 1 to ${TARGET_NODES_MAX}, not ${JSON.stringify(wanted) ?? 'absent'}`,
+    );
   }
   return wanted;
 }

@@ -12,7 +12,8 @@ export const TARGET_NODES_MAX = 1_000;
 
 /** The one workflow id of a cluster: it makes its operations run one at a time. */
 export const scaleWorkflowId = (clusterId: string): string => `scale/${clusterId}`;
-export const moveWorkflowId = (clusterId: string, operationId: string, n: number): string => `scale/${clusterId}/${operationId}/move-${n}`;
+export const moveWorkflowId = (clusterId: string, operationId: string, n: number): string =>
+  `scale/${clusterId}/${operationId}/move-${n}`;
 
 /** So plain that it can be typed in Temporal's UI. `targetNodes` is short for `goal: { kind: 'scale', nodes }`. */
 export interface ScaleInput {
@@ -41,8 +42,23 @@ export interface ScaleCarry {
   readonly paused: boolean;
 }
 
-export type OperationState = 'running' | 'paused' | 'blocked' | 'cancelling' | 'completed' | 'cancelled' | 'nothing to do' | 'failed';
-export type PhaseName = 'freeze ring' | 'plan' | 'add nodes' | 'move partitions' | 'verify cluster' | 'remove nodes' | 'unfreeze ring';
+export type OperationState =
+  | 'running'
+  | 'paused'
+  | 'blocked'
+  | 'cancelling'
+  | 'completed'
+  | 'cancelled'
+  | 'nothing to do'
+  | 'failed';
+export type PhaseName =
+  | 'freeze ring'
+  | 'plan'
+  | 'add nodes'
+  | 'move partitions'
+  | 'verify cluster'
+  | 'remove nodes'
+  | 'unfreeze ring';
 
 /** What an operation waits for, as data. */
 export interface BlockedOn {

@@ -32,7 +32,12 @@ type TryResult =
   | ({ readonly end: 'over'; readonly mayTryAgain: boolean } & Refusal);
 
 export async function MovePartitions(input: MoveInput): Promise<MoveOutcome> {
-  const status: Writable<MoveStatus> = { state: 'waiting', move: null, tries: (input.tryFrom ?? 1) - 1, lastAbort: null };
+  const status: Writable<MoveStatus> = {
+    state: 'waiting',
+    move: null,
+    tries: (input.tryFrom ?? 1) - 1,
+    lastAbort: null,
+  };
   setHandler(moveStatusQuery, () => status);
   const endings = new Map<string, number>();
   const none = { n: input.n, jobsMoved: 0, jobsCopied: 0, code: null, because: null };
@@ -53,8 +58,10 @@ export async function MovePartitions(input: MoveInput): Promise<MoveOutcome> {
     status.lastAbort = `${code}: ${message}`;
     const times = (endings.get(code) ?? 0) + 1;
     endings.set(code, times);
-    if (!mayTryAgain || times >= TRIES_FOR_ONE_REASON) return { ...none, result: 'blocked', tries, move, code, because: message };
-    if (!(await waited(FIRST_BACKOFF_MS * BACKOFF_FACTOR ** (times - 1)))) return { ...none, result: 'aborted', tries, move };
+    if (!mayTryAgain || times >= TRIES_FOR_ONE_REASON)
+      return { ...none, result: 'blocked', tries, move, code, because: message };
+    if (!(await waited(FIRST_BACKOFF_MS * BACKOFF_FACTOR ** (times - 1))))
+      return { ...none, result: 'aborted', tries, move };
   }
 }
 
@@ -64,10 +71,18 @@ async function oneTry(input: MoveInput, status: Writable<MoveStatus>): Promise<T
   const what = `${formatPartitions(partitions).slice(0, 100)} from ${from} to ${to}`;
   let started: StartedMove | null = null;
   try {
-    started = await call(ring.startMove, `start: ${what}, try ${status.tries + 1}`, { ...asking, n, tryFrom: status.tries + 1, from, to, partitions });
+    started = await call(ring.startMove, `start: ${what}, try ${status.tries + 1}`, {
+      ...asking,
+      n,
+      tryFrom: status.tries + 1,
+      from,
+      to,
+      partitions,
+    });
     status.move = started.move;
     status.tries = started.try;
-    if (started.state !== 'started') return { end: started.state, jobsMoved: started.jobsMoved, jobsCopied: started.jobsCopied };
+    if (started.state !== 'started')
+      return { end: started.state, jobsMoved: started.jobsMoved, jobsCopied: started.jobsCopied };
     const move: MoveActivityInput = { ...asking, move: started.move, from, to, partitions };
     status.state = 'copying';
     await call(preCopy, `copy while ${from} serves on`, move);
@@ -82,8 +97,11 @@ async function oneTry(input: MoveInput, status: Writable<MoveStatus>): Promise<T
     const because = isCancelled ? 'its operation was cancelled' : `${refusal?.code}: ${refusal?.message}`;
     // Without an answer of startMove there is nothing to name; whatever it started is aborted by the next start, or before the ring is unfrozen.
     const answer = started ? await abort({ ...asking, move: started.move, because }) : null;
-    if (answer && answer.result !== 'aborted') return { end: answer.result, jobsMoved: answer.jobsMoved, jobsCopied: answer.jobsCopied };
-    return isCancelled || !refusal ? { end: 'cancelled' } : { end: 'over', ...refusal, mayTryAgain: TRY_AGAIN.has(refusal.code) };
+    if (answer && answer.result !== 'aborted')
+      return { end: answer.result, jobsMoved: answer.jobsMoved, jobsCopied: answer.jobsCopied };
+    return isCancelled || !refusal
+      ? { end: 'cancelled' }
+      : { end: 'over', ...refusal, mayTryAgain: TRY_AGAIN.has(refusal.code) };
   }
 }
 

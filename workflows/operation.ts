@@ -9,7 +9,15 @@
  *   completed, cancelled, nothing to do, failed        none
  */
 import { CancelledFailure } from '@temporalio/common';
-import { CancellationScope, condition, log, setCurrentDetails, setHandler, upsertSearchAttributes, workflowInfo } from '@temporalio/workflow';
+import {
+  CancellationScope,
+  condition,
+  log,
+  setCurrentDetails,
+  setHandler,
+  upsertSearchAttributes,
+  workflowInfo,
+} from '@temporalio/workflow';
 import type { Asking, AskingAsHolder, RingSummary } from '../activities/types.ts';
 import type { HolderIdentity } from '../ring/events.ts';
 import type { MovePlan } from '../ring/plan.ts';
@@ -71,10 +79,26 @@ export class Operation {
   /** Handlers, before the first await: an update that comes early would be rejected else. */
   listen(): void {
     setHandler(progressQuery, () => this.progress);
-    on(pauseUpdate, (request) => this.#pause(request), () => this.#assertGoingOn());
-    on(resumeUpdate, (request) => this.#resume('resumed', request), () => this.#assertWaiting(this.#paused));
-    on(retryUpdate, (request) => this.#resume('retried', request), () => this.#assertWaiting(false));
-    on(cancelUpdate, (request) => this.#cancel(request), () => this.#assertGoingOn());
+    on(
+      pauseUpdate,
+      (request) => this.#pause(request),
+      () => this.#assertGoingOn(),
+    );
+    on(
+      resumeUpdate,
+      (request) => this.#resume('resumed', request),
+      () => this.#assertWaiting(this.#paused),
+    );
+    on(
+      retryUpdate,
+      (request) => this.#resume('retried', request),
+      () => this.#assertWaiting(false),
+    );
+    on(
+      cancelUpdate,
+      (request) => this.#cancel(request),
+      () => this.#assertGoingOn(),
+    );
     // Temporal's own cancellation arrives here too: the scope's parent is the workflow's.
     this.#work.cancelRequested.catch(() => this.#noteCancel());
     this.changed();
@@ -98,7 +122,8 @@ export class Operation {
           const refusal = refusalOf(error);
           if (!refusal) throw error; // cancellation, an end by code, or a bug
           // An attempt that fails after the request to cancel is not tried again, and arrives as a failure.
-          if (CancellationScope.current().consideredCancelled) throw new CancelledFailure('the operation is being cancelled');
+          if (CancellationScope.current().consideredCancelled)
+            throw new CancelledFailure('the operation is being cancelled');
           await this.blockedUntilResolved(refusal);
         }
       }
@@ -111,7 +136,13 @@ export class Operation {
   block({ code, message }: Refusal, move?: string): void {
     if (this.progress.blockedOn) return;
     const since = new Date(Date.now()).toISOString();
-    const blockedOn: BlockedOn = { code, message, since, phase: this.progress.phase ?? 'plan', ...(move ? { move } : {}) };
+    const blockedOn: BlockedOn = {
+      code,
+      message,
+      since,
+      phase: this.progress.phase ?? 'plan',
+      ...(move ? { move } : {}),
+    };
     this.progress.blockedOn = blockedOn;
     log.warn('blocked', { ...blockedOn });
     this.changed();
@@ -155,7 +186,12 @@ export class Operation {
   }
 
   get carry(): ScaleCarry {
-    return { operationId: this.progress.operationId, progress: this.progress, holder: this.holder, paused: this.#paused };
+    return {
+      operationId: this.progress.operationId,
+      progress: this.progress,
+      holder: this.holder,
+      paused: this.#paused,
+    };
   }
 
   get asking(): Asking {
@@ -177,7 +213,8 @@ export class Operation {
   changed(): void {
     const { progress } = this;
     progress.state = this.#state();
-    progress.nextAction = progress.state === 'blocked' || progress.state === 'paused' ? `ringmaster resume ${progress.operationId}` : null;
+    progress.nextAction =
+      progress.state === 'blocked' || progress.state === 'paused' ? `ringmaster resume ${progress.operationId}` : null;
     setCurrentDetails(detailsOf(progress));
     const blockedOn = progress.blockedOn?.code ?? null;
     const shown = `${progress.state} ${blockedOn}`;
@@ -229,12 +266,16 @@ export class Operation {
 
   /** Validators read only, and at once. */
   #assertGoingOn(): void {
-    if (this.#ended || this.progress.phase === 'unfreeze ring') refuse('OPERATION_ENDING', `operation ${this.progress.operationId} is ending`);
+    if (this.#ended || this.progress.phase === 'unfreeze ring')
+      refuse('OPERATION_ENDING', `operation ${this.progress.operationId} is ending`);
   }
 
   #assertWaiting(isPaused: boolean): void {
     if (this.#ended || !(isPaused || this.progress.blockedOn)) {
-      refuse('OPERATION_NOT_WAITING', `operation ${this.progress.operationId} is ${this.progress.state}: it waits for nobody`);
+      refuse(
+        'OPERATION_NOT_WAITING',
+        `operation ${this.progress.operationId} is ${this.progress.state}: it waits for nobody`,
+      );
     }
   }
 }
@@ -270,7 +311,11 @@ function newProgress(input: ScaleInput | undefined): Entry {
 }
 
 type OperatorUpdate = typeof pauseUpdate;
-function on(update: OperatorUpdate, handler: (request: OperatorRequest | undefined) => OperationProgress, validator: () => void): void {
+function on(
+  update: OperatorUpdate,
+  handler: (request: OperatorRequest | undefined) => OperationProgress,
+  validator: () => void,
+): void {
   setHandler<OperationProgress, [OperatorRequest], OperatorUpdate>(update, handler, { validator });
 }
 

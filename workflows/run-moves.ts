@@ -1,6 +1,14 @@
 /** Carries out the planned moves: several at once, at most one for each node, each a child workflow. */
-import { ChildWorkflowCancellationType, CancellationScope, condition, executeChild, ParentClosePolicy, workflowInfo } from '@temporalio/workflow';
+
 import { TypedSearchAttributes } from '@temporalio/common';
+import {
+  CancellationScope,
+  ChildWorkflowCancellationType,
+  condition,
+  executeChild,
+  ParentClosePolicy,
+  workflowInfo,
+} from '@temporalio/workflow';
 import { formatPartitions } from '../ring/partition.ts';
 import { refusalOf } from './failures.ts';
 import { type MoveInput, type MoveOutcome, moveWorkflowId, searchAttributes } from './messages.ts';
@@ -69,7 +77,10 @@ async function runMove(op: Operation, move: MoveEntry): Promise<void> {
   } else {
     // Blocked; or aborted although nobody cancelled the operation: its child was cancelled by hand. Resume starts it again, with the next try.
     move.state = 'waiting';
-    op.block({ code: outcome.code ?? 'MOVE_CANCELLED', message: outcome.because ?? 'its workflow was cancelled by hand' }, `move-${move.n}`);
+    op.block(
+      { code: outcome.code ?? 'MOVE_CANCELLED', message: outcome.because ?? 'its workflow was cancelled by hand' },
+      `move-${move.n}`,
+    );
   }
   op.changed();
 }
@@ -93,7 +104,8 @@ async function executeMove(op: Operation, move: MoveEntry): Promise<MoveOutcome>
     const refusal = refusalOf(error);
     const lost = { n, tries: move.tries, jobsMoved: 0, jobsCopied: 0, move: null };
     if (refusal) return { ...lost, result: 'blocked', code: refusal.code, because: refusal.message };
-    if (CancellationScope.current().consideredCancelled) return { ...lost, result: 'aborted', code: null, because: null };
+    if (CancellationScope.current().consideredCancelled)
+      return { ...lost, result: 'aborted', code: null, because: null };
     throw error;
   }
 }

@@ -6,10 +6,17 @@
  * operation by its code (RING_BUSY, NODE_NOT_EMPTY, STALLED …) until somebody resumes or cancels it.
  */
 import { CancelledFailure } from '@temporalio/common';
-import { allHandlersFinished, CancellationScope, condition, continueAsNew, isCancellation, workflowInfo } from '@temporalio/workflow';
-import { type MovePlan, nodeNames, planMoves } from '../ring/plan.ts';
-import type { NodeId } from '../ring/events.ts';
+import {
+  allHandlersFinished,
+  CancellationScope,
+  condition,
+  continueAsNew,
+  isCancellation,
+  workflowInfo,
+} from '@temporalio/workflow';
 import type { RingSummary } from '../activities/types.ts';
+import type { NodeId } from '../ring/events.ts';
+import { type MovePlan, nodeNames, planMoves } from '../ring/plan.ts';
 import { call, cleanUp, pods, removeUnused, ring, verifyCluster } from './activities.ts';
 import { isBug, refusalOf, refuse } from './failures.ts';
 import { checkInput } from './input.ts';
@@ -68,7 +75,8 @@ export async function ScaleCluster(input: ScaleInput): Promise<OperationProgress
   await CancellationScope.nonCancellable(() => condition(allHandlersFinished));
   if (ending === 'failed') throw failure;
   // Cancelled by Temporal's own request it is also for Temporal a cancelled run; the query still answers.
-  if (ending === 'cancelled' && CancellationScope.current().consideredCancelled) throw new CancelledFailure('the operation was cancelled');
+  if (ending === 'cancelled' && CancellationScope.current().consideredCancelled)
+    throw new CancelledFailure('the operation was cancelled');
   return op.progress;
 }
 
@@ -96,10 +104,18 @@ async function freezeRing(op: Operation): Promise<void> {
   for (const left of frozen.leftovers) {
     const abort = { ...op.asking, move: left.move, because: 'its operation is gone' };
     const answer =
-      left.state === 'started' ? await call(ring.abortMove, `abort ${left.move}, which was left open`, abort) : { result: left.state };
+      left.state === 'started'
+        ? await call(ring.abortMove, `abort ${left.move}, which was left open`, abort)
+        : { result: left.state };
     if (answer.result === 'handed over') {
       const { move, from, to, partitions } = left;
-      await call(cleanUp, `complete ${move}, which was left handed over`, { ...op.asHolder, move, from, to, partitions });
+      await call(cleanUp, `complete ${move}, which was left handed over`, {
+        ...op.asHolder,
+        move,
+        from,
+        to,
+        partitions,
+      });
     }
     op.note(`move ${left.move}, left open, was ${answer.result === 'aborted' ? 'aborted' : 'completed'}`);
   }
@@ -113,7 +129,10 @@ async function makePlan(op: Operation, wanted: readonly NodeId[]): Promise<void>
 
 function plan(op: Operation, seen: RingSummary, wanted: readonly NodeId[]): MovePlan {
   if (wanted.length > seen.partitionCount) {
-    refuse('TARGET_NODES_INVALID', `${wanted.length} nodes cannot share the ${seen.partitionCount} partitions of ${seen.clusterId}`);
+    refuse(
+      'TARGET_NODES_INVALID',
+      `${wanted.length} nodes cannot share the ${seen.partitionCount} partitions of ${seen.clusterId}`,
+    );
   }
   const { partitionsPerMoveMax, planHash } = op.input;
   const made = planMoves(expandRing(seen), wanted, partitionsPerMoveMax === undefined ? {} : { partitionsPerMoveMax });
@@ -155,7 +174,10 @@ async function removeNodes(op: Operation): Promise<void> {
 async function removeUnusedNodes(op: Operation): Promise<void> {
   for (const node of highestFirst(op.progress.nodesAdded)) {
     try {
-      const { removed } = await call(removeUnused, `remove ${node}, if nothing was moved there`, { ...op.asHolder, node });
+      const { removed } = await call(removeUnused, `remove ${node}, if nothing was moved there`, {
+        ...op.asHolder,
+        node,
+      });
       op.note(removed ? `${node} was removed again: it owned nothing` : `${node} stays: it owns partitions by now`);
     } catch (error) {
       const refusal = refusalOf(error);

@@ -3,11 +3,13 @@ import type { RingEvent } from '../../ring/events.ts';
 import { formatPartitions } from '../../ring/partition.ts';
 
 /** Text that came from elsewhere, made harmless for a terminal: a reason may hold anything. */
+// biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
 export const plain = (text: string): string => text.replace(/[\u0000-\u001f\u007f-\u009f]/g, '?');
 
 export const count = (n: number): string => n.toLocaleString('en-US');
 export const plural = (n: number, one: string): string => `${count(n)} ${one}${n === 1 ? '' : 's'}`;
-export const shortId = (id: string): string => id.slice(0, 8);
+/** Temporal's run ids begin with the time in milliseconds, which is these 13 characters: eight would be the same for a minute. */
+export const shortId = (id: string): string => id.slice(0, 13);
 
 /** `850 ms`, `4.2 s`, `3 min 5 s`, `2 h 10 min`, `3 d 4 h`. */
 export function duration(ms: number): string {

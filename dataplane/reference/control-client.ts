@@ -20,7 +20,13 @@ const dispatcher = new Agent({ connect: { timeout: CONNECT_TIMEOUT_MS }, keepAli
 export function createNodeControl({ controlUrl, controlToken }: ControlAddress): NodeControl {
   const base = controlUrl.replace(/\/$/, '');
 
-  async function ask<T>(method: 'GET' | 'POST', path: string, body: object | null, timeoutMs: number, signal?: AbortSignal): Promise<T> {
+  async function ask<T>(
+    method: 'GET' | 'POST',
+    path: string,
+    body: object | null,
+    timeoutMs: number,
+    signal?: AbortSignal,
+  ): Promise<T> {
     const timeout = AbortSignal.timeout(timeoutMs);
     const response = await fetch(`${base}${path}`, {
       method,
@@ -38,7 +44,8 @@ export function createNodeControl({ controlUrl, controlToken }: ControlAddress):
   return {
     status: (signal) => ask<NodeStatus>('GET', controlPaths.status, null, STATUS_TIMEOUT_MS, signal),
     prepare: (command, signal) => ask<ImportTarget>('POST', controlPaths.prepare, command, PREPARE_TIMEOUT_MS, signal),
-    quiesce: (command, signal) => ask<void>('POST', controlPaths.quiesce, command, command.limitMs + ANSWER_MARGIN_MS, signal),
+    quiesce: (command, signal) =>
+      ask<void>('POST', controlPaths.quiesce, command, command.limitMs + ANSWER_MARGIN_MS, signal),
     fence: (command, signal) => ask<void>('POST', controlPaths.fence, command, FENCE_TIMEOUT_MS, signal),
   };
 }

@@ -1,5 +1,5 @@
 /** Statements of the copy: what is read at the source, where it is written at the target, and the digests of both. Text, as COPY takes no parameters. */
-import { jobsTable, quoteLiteral, quoteTextArray, statusTable } from './datasets.ts';
+import { jobsTable, quoteIdentifier, quoteLiteral, quoteTextArray, statusTable } from './datasets.ts';
 import { isPending, lastStatus } from './pending.ts';
 import { jobColumns, statusColumns } from './schema.ts';
 
@@ -73,36 +73,63 @@ const statusList = (alias: string): string =>
   statusColumns.map((column) => (column === 'job_id' ? `${alias}.job_id + r.constant` : `${alias}.${column}`)).join(', ');
 
 /** First pass: the last status of every pending job that has one. */
-export const copyPendingStatusesOut = (source: SourceDataset, list: readonly IdRange[]): string => `
-  COPY (SELECT ${statusList('s')}
-        FROM ${jobsTable(source.prefix, source.dataset)} AS j ${lastStatus(source.prefix, source.dataset)}
-        JOIN ${ranges(list)} ON j.job_id > r.after_id AND j.job_id <= r.up_to_id
-        WHERE j.partition_id = ANY (${quoteTextArray(source.partitionIds)}) AND s.job_id IS NOT NULL AND ${isPending}) TO STDOUT (FORMAT binary)`;
+export const copyPendingStatusesOut = (datasets: readonly SourceDataset[], list: readonly IdRange[]): string =>
+  copyUnionOut(
+    datasets.map(
+      ({ prefix, dataset, partitionIds }) => `
+      SELECT ${statusList('s')}
+      FROM ${jobsTable(prefix, dataset)} AS j ${lastStatus(prefix, dataset)}
+      JOIN ${ranges(list)} ON j.job_id > r.after_id AND j.job_id <= r.up_to_id
+      WHERE j.partition_id = ANY (${quoteTextArray(partitionIds)}) AND s.job_id IS NOT NULL AND ${isPending}`,
+    ),
+  );
 
-/** Later passes: the last of the statuses that came after `afterStatus`, terminal ones too, for jobs in the ranges that were copied. */
-export const copyNewStatusesOut = (source: SourceDataset, list: readonly IdRange[], afterStatus: number): string => `
-  COPY (SELECT DISTINCT ON (s.job_id) ${statusList('s')}
-        FROM ${statusTable(source.prefix, source.dataset)} AS s
-        JOIN ${jobsTable(source.prefix, source.dataset)} AS j ON j.job_id = s.job_id
-        JOIN ${ranges(list)} ON s.job_id > r.after_id AND s.job_id <= r.up_to_id
-        WHERE s.id > ${afterStatus} AND j.partition_id = ANY (${quoteTextArray(source.partitionIds)})
-        ORDER BY s.job_id, s.id DESC) TO STDOUT (FORMAT binary)`;
+/**
+ * Later passes: the last of the statuses that came after the mark, terminal ones too, for jobs in the ranges that were copied.
+ * `afterStatus`: dataset → mark; a dataset that the last pass did not know was attached since.
+ */
+export const copyNewStatusesOut = (
+  datasets: readonly SourceDataset[],
+  list: readonly IdRange[],
+  afterStatus: Readonly<Record<string, number>>,
+): string =>
+  copyUnionOut(
+    datasets.map(
+      ({ prefix, dataset, partitionIds }) => `
+      (SELECT DISTINCT ON (s.job_id) ${statusList('s')}
+       FROM ${statusTable(prefix, dataset)} AS s
+       JOIN ${jobsTable(prefix, dataset)} AS j ON j.job_id = s.job_id
+       JOIN ${ranges(list)} ON s.job_id > r.after_id AND s.job_id <= r.up_to_id
+       WHERE s.id > ${afterStatus[dataset] ?? 0} AND j.partition_id = ANY (${quoteTextArray(partitionIds)})
+       ORDER BY s.job_id, s.id DESC)`,
+    ),
+  );
 
-export const makeIncomingStatuses = (prefix: string, dataset: number): string =>
-  `CREATE TEMP TABLE incoming_statuses (LIKE ${statusTable(prefix, dataset)}) ON COMMIT DROP`;
-export const copyStatusesIn = `COPY incoming_statuses (${statusColumns.join(', ')}) FROM STDIN (FORMAT binary)`;
+const copyUnionOut = (selects: readonly string[]): string => `COPY (${selects.join(' UNION ALL ')}) TO STDOUT (FORMAT binary)`;
+
+/** Made once in a connection, empty at the start of each transaction. */
+export const makeIncoming = (prefixesOfImport: readonly string[]): string =>
+  [
+    ...prefixesOfImport.map(
+      (prefix) => `CREATE TEMP TABLE IF NOT EXISTS ${incomingStatuses(prefix)} (
+        id bigint, job_id bigint, job_state varchar(64), attempt smallint, exec_time timestamptz, retry_time timestamptz,
+        error_code varchar(32), error_response jsonb, parameters jsonb, consumer text) ON COMMIT DELETE ROWS`,
+    ),
+    'CREATE TEMP TABLE IF NOT EXISTS incoming_message_ids (partition integer, message_id text, received_at timestamptz) ON COMMIT DELETE ROWS',
+  ].join(';\n');
+
+const incomingStatuses = (prefix: string): string => quoteIdentifier(`incoming_${prefix}_statuses`);
+export const copyStatusesIn = (prefix: string): string => `COPY ${incomingStatuses(prefix)} (${statusColumns.join(', ')}) FROM STDIN (FORMAT binary)`;
 /** Statuses keep their source id. One that is here already stays; one of a job that was finished before it could be copied is left out. */
 export const takeStatuses = (prefix: string, dataset: number): string => `
   INSERT INTO ${statusTable(prefix, dataset)} (${statusColumns.join(', ')})
-  SELECT ${statusColumns.map((column) => `i.${column}`).join(', ')} FROM incoming_statuses AS i
+  SELECT ${statusColumns.map((column) => `i.${column}`).join(', ')} FROM ${incomingStatuses(prefix)} AS i
   WHERE EXISTS (SELECT FROM ${jobsTable(prefix, dataset)} AS j WHERE j.job_id = i.job_id)
   ON CONFLICT (job_id, id) DO NOTHING`;
 
 export const copyMessageIdsOut = (partitions: readonly number[], after: number): string => `
   COPY (SELECT partition, message_id, received_at FROM ringmaster.message_ids
         WHERE partition = ANY ('{${partitions.join(',')}}'::integer[]) AND seq > ${after}) TO STDOUT (FORMAT binary)`;
-export const makeIncomingMessageIds =
-  'CREATE TEMP TABLE incoming_message_ids (partition integer, message_id text, received_at timestamptz) ON COMMIT DROP';
 export const copyMessageIdsIn = 'COPY incoming_message_ids (partition, message_id, received_at) FROM STDIN (FORMAT binary)';
 export const takeMessageIds = `
   INSERT INTO ringmaster.message_ids (partition, message_id, received_at)
@@ -112,17 +139,21 @@ export const takeMessageIds = `
 const pendingHash = (id: string): string =>
   `hashtextextended(concat_ws(E'\\x1f', (${id})::text, p.uuid::text, p.user_id, p.partition_id, coalesce(p.job_state, ''), coalesce(p.attempt, 0)::text), 0)::numeric`;
 
-export const digestPendingAtSource = (datasets: readonly SourceDataset[]): string =>
-  `SELECT count(*)::text AS pending, coalesce(sum(${pendingHash('p.job_id')}), 0)::text AS digest FROM ${pendingBetween(datasets, 0, null)} AS p`;
+export const digestPendingAtSource = (prefix: string, datasets: readonly SourceDataset[]): string => `
+  SELECT ${quoteLiteral(prefix)} AS prefix, count(*)::text AS pending, coalesce(sum(${pendingHash('p.job_id')}), 0)::text AS digest
+  FROM ${pendingBetween(datasets, 0, null)} AS p`;
 
 export const digestPendingAtTarget = (prefix: string, dataset: number, list: readonly IdRange[]): string => `
-  SELECT count(*)::text AS pending, coalesce(sum(${pendingHash('p.job_id - r.constant')}), 0)::text AS digest
+  SELECT ${quoteLiteral(prefix)} AS prefix, count(*)::text AS pending, coalesce(sum(${pendingHash('p.job_id - r.constant')}), 0)::text AS digest
   FROM (SELECT j.*, s.job_state, s.attempt FROM ${jobsTable(prefix, dataset)} AS j ${lastStatus(prefix, dataset)} WHERE ${isPending}) AS p
   LEFT JOIN ${ranges(list)} ON p.job_id > r.after_id + r.constant AND p.job_id <= r.up_to_id + r.constant`;
 
 /** The highest id that a sequence has given. */
 export const lastGiven = (sequence: string): string =>
   `(SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END FROM ${sequence})`;
+
+/** The highest ids that these sequences have given, in this order, as one array. */
+export const lastGivenOf = (sequences: readonly string[]): string => `SELECT ARRAY[${sequences.map(lastGiven).join(', ')}]::text[] AS given`;
 
 /** Virtual transactions that hold a lock with which rows can be written to these relations. */
 export const selectWriters = (relations: readonly string[]): string => `

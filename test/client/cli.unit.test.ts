@@ -368,7 +368,7 @@ describe('looking and steering', () => {
     );
     await ringmaster('scale --to 3 --reason "x\u001b[31my"');
     const { out } = await ringmaster('status');
-    expect(out).toMatch(/operation [0-9a-f]{8}: 2 → 3 nodes, running, plan, started just now \(x\?\[31my\)/);
+    expect(out).toMatch(/operation [0-9a-f-]{13}: 2 → 3 nodes, running, plan, started just now \(x\?\[31my\)/);
     expect((await ringmaster('status --json')).json()).toMatchObject({
       cluster: { clusterId: 'demo' },
       operation: { state: 'running' },
@@ -393,7 +393,7 @@ describe('looking and steering', () => {
     expect((await ringmaster('operations')).out).toBe('no operations yet\n');
     await ringmaster('scale --to 3 --reason why');
     expect((await ringmaster('operations')).out).toMatch(
-      /OPERATION.*\n[0-9a-f]{8} {3}running +3 +just now +anna +why\n/,
+      /OPERATION.*\n[0-9a-f-]{13} {2}running +3 +just now +anna +why\n/,
     );
   });
 

@@ -1,7 +1,7 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { NativeConnection, Worker } from '@temporalio/worker';
+import { DefaultLogger, NativeConnection, Runtime, Worker } from '@temporalio/worker';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { createOperationsClient, type OperationsClient } from '../../client/operations.ts';
 import { lazyTemporalClient, parseTemporalConfig } from '../../client/temporal-connection.ts';
@@ -19,6 +19,7 @@ let operations: OperationsClient;
 beforeAll(async () => {
   folder = mkdtempSync(path.join(tmpdir(), 'ringmaster-operations-'));
   temporal = await startTemporal({ dataFolder: folder, headless: true });
+  Runtime.install({ logger: new DefaultLogger('ERROR') });
   connection = await NativeConnection.connect({ address: temporal.address });
   worker = await Worker.create({
     connection,
@@ -40,7 +41,10 @@ afterAll(async () => {
 });
 
 let clusters = 0;
-const newCluster = (): string => `c-${(clusters += 1)}`;
+function newCluster(): string {
+  clusters += 1;
+  return `c-${clusters}`;
+}
 
 describe('an operation in Temporal', () => {
   test('starts, tells its progress, is steered, ends, and is in the list', async () => {
@@ -54,10 +58,15 @@ describe('an operation in Temporal', () => {
       actor: 'anna',
     });
     expect({ workflowId, repeated }).toEqual({ workflowId: `scale/${clusterId}`, repeated: false });
-    expect(await operations.running(clusterId)).toMatchObject({ operationId, state: 'running', targetNodes: 3, actor: 'anna' });
+    expect(await operations.running(clusterId)).toMatchObject({
+      operationId,
+      state: 'running',
+      targetNodes: 3,
+      actor: 'anna',
+    });
     expect(await operations.progress(clusterId)).toMatchObject({ operationId, state: 'running', to: 3 });
     const request = { actor: 'anna', reason: 'lunch' };
-    expect(await operations.pause(clusterId, operationId.slice(0, 8), request)).toMatchObject({ state: 'paused' });
+    expect(await operations.pause(clusterId, operationId.slice(0, 13), request)).toMatchObject({ state: 'paused' });
     await expect(operations.retry(clusterId, operationId, request)).rejects.toMatchObject({
       code: 'OPERATION_NOT_BLOCKED',
       message: 'it is not blocked',
@@ -90,7 +99,7 @@ describe('an operation in Temporal', () => {
       },
       { deadlineMs: 10_000, what: 'both in the list' },
     );
-    expect(await operations.progress(clusterId, first.operationId.slice(0, 10))).toMatchObject({ to: 3 });
+    expect(await operations.progress(clusterId, first.operationId.slice(0, 20))).toMatchObject({ to: 3 });
     await operations.cancel(clusterId, second.operationId, {});
   });
 
@@ -106,16 +115,22 @@ describe('an operation in Temporal', () => {
     });
     await operations.cancel(clusterId, answers[0]!.operationId, {});
     await until(async () => (await operations.running(clusterId)) === null, { deadlineMs: 10_000, what: 'the end' });
-    expect(await operations.startedBefore(input, 'k')).toMatchObject({ operationId: answers[0]!.operationId, repeated: true });
+    expect(await operations.startedBefore(input, 'k')).toMatchObject({
+      operationId: answers[0]!.operationId,
+      repeated: true,
+    });
     expect(await operations.startedBefore(input, 'other')).toBeNull();
   });
 
-  test('several runs by continue-as-new are one operation with the first run\'s id', async () => {
+  test("several runs by continue-as-new are one operation with the first run's id", async () => {
     const clusterId = newCluster();
     const { operationId } = await operations.start({ clusterId, targetNodes: 3, reason: 'continue as new' });
     await operations.pause(clusterId, operationId, {});
     const handle = client.client.workflow.getHandle(`scale/${clusterId}`);
-    await until(async () => (await handle.describe()).runId !== operationId, { deadlineMs: 10_000, what: 'the second run' });
+    await until(async () => (await handle.describe()).runId !== operationId, {
+      deadlineMs: 10_000,
+      what: 'the second run',
+    });
     expect(await operations.running(clusterId)).toMatchObject({ operationId, reason: 'continue as new' });
     expect(await operations.progress(clusterId, operationId)).toMatchObject({ operationId, state: 'running' });
     await until(

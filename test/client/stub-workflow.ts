@@ -46,8 +46,8 @@ export async function ScaleCluster(input: ScaleInput): Promise<OperationProgress
     state = 'completed';
     return progress();
   });
-  setHandler(retryUpdate, progress, {
-    validator: () => {
+  setHandler(retryUpdate, (_request) => progress(), {
+    validator: (_request) => {
       throw ApplicationFailure.nonRetryable('it is not blocked', 'OPERATION_NOT_BLOCKED');
     },
   });

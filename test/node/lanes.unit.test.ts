@@ -105,8 +105,7 @@ function run(seed: number): void {
         for (const { lane } of heads.reverse()) lanes.putBack(lane);
         return;
       }
-      if (chance(0.1)) steps['forget']!(); // while the transaction runs
-      if (chance(0.1)) steps['open']!();
+      while (chance(0.4)) steps[pick(['forget', 'open', 'read', 'endRead'])]!(); // while the transaction runs
       const taken = new Set(heads.map(({ lane }) => lane));
       for (const { lane, job, state } of mine) {
         const row = table[job.id - 1]!;
@@ -148,5 +147,5 @@ function run(seed: number): void {
 }
 
 test('random steps keep order, repeat nothing and forget nothing', () => {
-  for (let seed = 1; seed <= 5000; seed += 1) run(seed);
+  for (let seed = 1; seed <= 200; seed += 1) run(seed);
 });

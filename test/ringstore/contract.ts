@@ -10,7 +10,10 @@ export const joined = (n: number): RingEvent => ({ type: 'node joined', ...facts
 
 let clusters = 0;
 /** A cluster that no other test has. */
-export const newCluster = (): string => `c-${process.pid}-${(clusters += 1)}`;
+export function newCluster(): string {
+  clusters += 1;
+  return `c-${process.pid}-${clusters}`;
+}
 
 /** Collects what a watch hands over; `upTo(version)` waits for it. */
 export function collect(store: RingStore, clusterId: string, after = 0, lastHash: string | null = null) {

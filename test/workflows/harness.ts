@@ -3,10 +3,16 @@ import { randomUUID } from 'node:crypto';
 import type { WorkflowHandleWithFirstExecutionRunId } from '@temporalio/client';
 import { TestWorkflowEnvironment } from '@temporalio/testing';
 import { DefaultLogger, Runtime, Worker, type WorkflowBundleWithSourceMap } from '@temporalio/worker';
-import { findTemporalCli } from '../../scripts/lib/temporal-cli.mjs';
 import { createHolders } from '../../activities/holders.ts';
+import { findTemporalCli } from '../../scripts/lib/temporal-cli.mjs';
 import { bundleWorkflows } from '../../workers/bundle.ts';
-import { type OperationProgress, progressQuery, type ScaleInput, scaleWorkflowId, searchAttributes } from '../../workflows/messages.ts';
+import {
+  type OperationProgress,
+  progressQuery,
+  type ScaleInput,
+  scaleWorkflowId,
+  searchAttributes,
+} from '../../workflows/messages.ts';
 import { until } from '../support/wait.ts';
 import { World } from './world.ts';
 
@@ -20,7 +26,11 @@ export interface Trial {
   scale(targetNodes: number, input?: Partial<ScaleInput>): Promise<OperationProgress>;
   progress(operation: Operation): Promise<OperationProgress>;
   /** Waits until the query's answer satisfies `condition`. */
-  shows(operation: Operation, what: string, condition: (progress: OperationProgress) => boolean): Promise<OperationProgress>;
+  shows(
+    operation: Operation,
+    what: string,
+    condition: (progress: OperationProgress) => boolean,
+  ): Promise<OperationProgress>;
 }
 
 export class Harness {
@@ -34,7 +44,8 @@ export class Harness {
 
   static async open(): Promise<Harness> {
     const path = findTemporalCli();
-    if (!path) throw new Error('no Temporal CLI: set RINGMASTER_TEMPORAL_CLI, or run the tests through npm, which fetches it');
+    if (!path)
+      throw new Error('no Temporal CLI: set RINGMASTER_TEMPORAL_CLI, or run the tests through npm, which fetches it');
     Runtime.install({ logger: new DefaultLogger('ERROR') });
     const [env, bundle] = await Promise.all([
       TestWorkflowEnvironment.createLocal({

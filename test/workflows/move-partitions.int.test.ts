@@ -4,7 +4,13 @@
  */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { CutOverResult } from '../../activities/types.ts';
-import { cancelUpdate, type MoveStatus, moveStatusQuery, moveWorkflowId, resumeUpdate } from '../../workflows/messages.ts';
+import {
+  cancelUpdate,
+  type MoveStatus,
+  moveStatusQuery,
+  moveWorkflowId,
+  resumeUpdate,
+} from '../../workflows/messages.ts';
 import { Harness } from './harness.ts';
 import { refusal } from './world.ts';
 
@@ -34,7 +40,11 @@ describe('a move', () => {
       const operation = await start({ targetNodes: 2, partitionsPerMoveMax: 8 });
       const blocked = await shows(operation, 'blocked', ({ state }) => state === 'blocked');
       expect(blocked.blockedOn).toMatchObject({ code: 'QUIESCE_TIMEOUT', phase: 'move partitions', move: 'move-1' });
-      expect(blocked.moves[0]).toMatchObject({ state: 'waiting', tries: 3, lastAbort: 'QUIESCE_TIMEOUT: QUIESCE_TIMEOUT in a test' });
+      expect(blocked.moves[0]).toMatchObject({
+        state: 'waiting',
+        tries: 3,
+        lastAbort: 'QUIESCE_TIMEOUT: QUIESCE_TIMEOUT in a test',
+      });
       expect((await world.types()).filter((type) => type === 'move aborted')).toHaveLength(3);
       world.cutOver = () => 'hand over';
       await operation.executeUpdate(resumeUpdate, { args: [{}] });
@@ -73,7 +83,12 @@ describe('a move', () => {
       await shows(operation, 'blocked', ({ blockedOn }) => blockedOn?.code === 'NODE_BLOCKED');
       world.before.clear();
       await operation.executeUpdate(resumeUpdate, { args: [{}] });
-      expect(await operation.result()).toMatchObject({ state: 'completed', jobsMoved: 10, partitionsMoved: 8, moves: [{ tries: 1 }] });
+      expect(await operation.result()).toMatchObject({
+        state: 'completed',
+        jobsMoved: 10,
+        partitionsMoved: 8,
+        moves: [{ tries: 1 }],
+      });
       expect((await world.types()).filter((type) => type === 'move started')).toHaveLength(1);
     }));
 
@@ -86,7 +101,11 @@ describe('a move', () => {
       const status: MoveStatus = await child.query(moveStatusQuery);
       expect(status).toMatchObject({ state: 'copying', tries: 1 });
       await child.terminate('a test');
-      await shows(operation, 'blocked', ({ blockedOn }) => blockedOn?.code === 'MOVE_LOST' && blockedOn.move === 'move-1');
+      await shows(
+        operation,
+        'blocked',
+        ({ blockedOn }) => blockedOn?.code === 'MOVE_LOST' && blockedOn.move === 'move-1',
+      );
       world.before.clear();
       await operation.executeUpdate(resumeUpdate, { args: [{}] });
       expect(await operation.result()).toMatchObject({ state: 'completed', moves: [{ tries: 1 }] });
@@ -102,6 +121,10 @@ describe('weather', () => {
         times += 1;
         if (times <= 2) throw new Error('connection reset');
       });
-      expect(await scale(2, { partitionsPerMoveMax: 8 })).toMatchObject({ state: 'completed', notes: [], moves: [{ tries: 1 }] });
+      expect(await scale(2, { partitionsPerMoveMax: 8 })).toMatchObject({
+        state: 'completed',
+        notes: [],
+        moves: [{ tries: 1 }],
+      });
     }));
 });

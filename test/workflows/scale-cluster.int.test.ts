@@ -3,12 +3,19 @@
  * Method: a real Temporal server, the real workflows, ring, pod and verify activities; nodes and copies are played (world.ts).
  */
 import { WorkflowFailedError } from '@temporalio/client';
-import { ApplicationFailure, CancelledFailure } from '@temporalio/common';
+import { type ApplicationFailure, CancelledFailure } from '@temporalio/common';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { expandRing } from '../../workflows/ring-summary.ts';
 import { summarizeRing } from '../../activities/log-views.ts';
-import { planMoves, nodeNames } from '../../ring/plan.ts';
-import { cancelUpdate, pauseUpdate, resumeUpdate, retryUpdate, type ScaleInput, searchAttributes } from '../../workflows/messages.ts';
+import { nodeNames, planMoves } from '../../ring/plan.ts';
+import {
+  cancelUpdate,
+  pauseUpdate,
+  resumeUpdate,
+  retryUpdate,
+  type ScaleInput,
+  searchAttributes,
+} from '../../workflows/messages.ts';
+import { expandRing } from '../../workflows/ring-summary.ts';
 import { until } from '../support/wait.ts';
 import { Harness, type Operation } from './harness.ts';
 import { refusal, type World } from './world.ts';
@@ -39,11 +46,26 @@ describe('a scale operation', () => {
   test('scales up: nodes join, partitions move until sizes are even, the ring is unfrozen', () =>
     harness.run(2, async ({ world, scale }) => {
       const ended = await scale(4);
-      expect(ended).toMatchObject({ state: 'completed', from: 2, to: 4, nodesAdded: ['node-2', 'node-3'], partitionsMoved: 8, blockedOn: null });
+      expect(ended).toMatchObject({
+        state: 'completed',
+        from: 2,
+        to: 4,
+        nodesAdded: ['node-2', 'node-3'],
+        partitionsMoved: 8,
+        blockedOn: null,
+      });
       expect(ended.moves.every(({ state, tries }) => state === 'done' && tries === 1)).toBe(true);
       expect(ended.jobsMoved).toBe(10 * ended.moves.length);
       expect(Object.keys(ended.phasesMs).sort()).toEqual(
-        ['add nodes', 'freeze ring', 'move partitions', 'plan', 'remove nodes', 'unfreeze ring', 'verify cluster'].sort(),
+        [
+          'add nodes',
+          'freeze ring',
+          'move partitions',
+          'plan',
+          'remove nodes',
+          'unfreeze ring',
+          'verify cluster',
+        ].sort(),
       );
       expect(await world.sizes()).toEqual({ 'node-0': 4, 'node-1': 4, 'node-2': 4, 'node-3': 4 });
       await isLeftInOrder(world);
@@ -75,7 +97,11 @@ describe('a scale operation', () => {
   test('balances a ring whose nodes are as wanted and whose sizes are not', () =>
     harness.run(1, async ({ world, scale }) => {
       await world.append({ type: 'freeze', by: { operationId: 'x', workflowId: 'x', runId: 'x' } });
-      await world.append({ type: 'join node', holder: 1, facts: { node: 'node-1', databaseId: 'db-node-1', url: 'http://node-1.test' } });
+      await world.append({
+        type: 'join node',
+        holder: 1,
+        facts: { node: 'node-1', databaseId: 'db-node-1', url: 'http://node-1.test' },
+      });
       await world.append({ type: 'unfreeze', holder: 1 });
       world.pods.add('node-1');
       expect(await scale(2)).toMatchObject({ state: 'completed', partitionsMoved: 8, nodesAdded: [] });
@@ -125,7 +151,11 @@ describe('a bad input ends with one code, and nothing has changed', () => {
     ['a number as text', { targetNodes: '3' as unknown as number }, 'TARGET_NODES_INVALID'],
     ['more nodes than the limit', { targetNodes: 1001 }, 'TARGET_NODES_INVALID'],
     ['more nodes than partitions', { targetNodes: 17 }, 'TARGET_NODES_INVALID'],
-    ['a goal that is not known', { goal: { kind: 'fly' } as unknown as { kind: 'scale'; nodes: number } }, 'INPUT_INVALID'],
+    [
+      'a goal that is not known',
+      { goal: { kind: 'fly' } as unknown as { kind: 'scale'; nodes: number } },
+      'INPUT_INVALID',
+    ],
     ['both forms of the goal', { targetNodes: 3, goal: { kind: 'scale', nodes: 4 } }, 'INPUT_INVALID'],
     ['a batch of no partitions', { targetNodes: 3, partitionsPerMoveMax: 0 }, 'INPUT_INVALID'],
     ['a plan that was not approved', { targetNodes: 3, planHash: 'other' }, 'PLAN_CHANGED'],
@@ -193,7 +223,11 @@ describe('trouble blocks, by name, and is not a failure', () => {
       expect(world.pods.has('node-2')).toBe(true);
       world.pendingJobs.delete('node-2');
       await operation.executeUpdate(resumeUpdate, { args: [{ actor: 'ada', reason: 'it drained' }] });
-      expect(await operation.result()).toMatchObject({ state: 'completed', blockedOn: null, notes: ['resumed by ada: it drained'] });
+      expect(await operation.result()).toMatchObject({
+        state: 'completed',
+        blockedOn: null,
+        notes: ['resumed by ada: it drained'],
+      });
       expect((await operation.describe()).typedSearchAttributes.get(searchAttributes.blockedOn)).toBeUndefined();
       await isLeftInOrder(world);
     }));
@@ -204,7 +238,11 @@ describe('trouble blocks, by name, and is not a failure', () => {
       const operation = await start({ targetNodes: 3 });
       const first = await shows(operation, 'blocked', ({ state }) => state === 'blocked');
       await operation.executeUpdate(retryUpdate, { args: [{}] });
-      const second = await shows(operation, 'blocked again', ({ blockedOn }) => blockedOn !== null && blockedOn.since !== first.blockedOn?.since);
+      const second = await shows(
+        operation,
+        'blocked again',
+        ({ blockedOn }) => blockedOn !== null && blockedOn.since !== first.blockedOn?.since,
+      );
       expect(second.blockedOn).toMatchObject({ code: 'NODE_OTHER_DATABASE', phase: 'add nodes' });
       world.before.clear();
       await operation.executeUpdate(retryUpdate, { args: [{}] });
@@ -230,7 +268,9 @@ describe('trouble blocks, by name, and is not a failure', () => {
       const operation = await start({ targetNodes: 3 });
       const blocked = await shows(operation, 'blocked', ({ state }) => state === 'blocked');
       expect(blocked.blockedOn).toMatchObject({ code: 'RING_TOO_NEW', phase: 'unfreeze ring' });
-      await expect(operation.executeUpdate(cancelUpdate, { args: [{}] })).rejects.toMatchObject({ cause: { type: 'OPERATION_ENDING' } });
+      await expect(operation.executeUpdate(cancelUpdate, { args: [{}] })).rejects.toMatchObject({
+        cause: { type: 'OPERATION_ENDING' },
+      });
       world.before.clear();
       await operation.executeUpdate(retryUpdate, { args: [{}] });
       expect((await operation.result()).state).toBe('completed');
@@ -241,7 +281,11 @@ describe('trouble blocks, by name, and is not a failure', () => {
     harness.run(3, async ({ world, start, shows }) => {
       world.before.set('verifyCluster', () => Promise.reject(refusal('VERIFY_MISMATCH')));
       const operation = await start({ targetNodes: 2 });
-      await shows(operation, 'blocked', ({ blockedOn }) => blockedOn?.code === 'VERIFY_MISMATCH' && blockedOn.phase === 'verify cluster');
+      await shows(
+        operation,
+        'blocked',
+        ({ blockedOn }) => blockedOn?.code === 'VERIFY_MISMATCH' && blockedOn.phase === 'verify cluster',
+      );
       expect(world.removedPods).toEqual([]);
       world.before.clear();
       await operation.executeUpdate(resumeUpdate, { args: [{}] });
@@ -254,7 +298,9 @@ describe('trouble blocks, by name, and is not a failure', () => {
       const operation = await start({ targetNodes: 3 });
       await gate.arrived;
       for (const update of [resumeUpdate, retryUpdate]) {
-        await expect(operation.executeUpdate(update, { args: [{}] })).rejects.toMatchObject({ cause: { type: 'OPERATION_NOT_WAITING' } });
+        await expect(operation.executeUpdate(update, { args: [{}] })).rejects.toMatchObject({
+          cause: { type: 'OPERATION_NOT_WAITING' },
+        });
       }
       gate.open();
       await operation.result();
@@ -268,7 +314,10 @@ describe('pause', () => {
       const operation = await start({ targetNodes: 2, partitionsPerMoveMax: 2 });
       await gate.arrived;
       const paused = await operation.executeUpdate(pauseUpdate, { args: [{ actor: 'ada' }] });
-      expect(paused).toMatchObject({ state: 'paused', nextAction: `ringmaster resume ${operation.firstExecutionRunId}` });
+      expect(paused).toMatchObject({
+        state: 'paused',
+        nextAction: `ringmaster resume ${operation.firstExecutionRunId}`,
+      });
       gate.open();
       await shows(operation, 'the move under way is done', ({ partitionsMoved }) => partitionsMoved === 2);
       await new Promise((resolve) => setTimeout(resolve, 500)); // nothing to wait on: that something does not happen
@@ -369,19 +418,45 @@ describe('a frozen ring', () => {
       // What REQUEST_CANCEL lets its children still do must not matter: whoever comes first ends the moves.
       const ended = await scale(3);
       expect(ended.state).toBe('completed');
-      expect(ended.notes[0]).toBe(`the freeze of operation ${operation.firstExecutionRunId} was taken over: its run is gone: ${operation.workflowId} is another run by now`);
+      expect(ended.notes[0]).toBe(
+        `the freeze of operation ${operation.firstExecutionRunId} was taken over: its run is gone: ${operation.workflowId} is another run by now`,
+      );
       expect(await world.types()).toContain('freeze taken over');
       await isLeftInOrder(world);
     }));
 
   test('of a workflow that Temporal does not know is taken over, and what it left open is ended', () =>
     harness.run(3, async ({ world, scale }) => {
-      await world.append({ type: 'freeze', by: { operationId: 'gone', workflowId: 'scale/gone', runId: '11111111-1111-4111-8111-111111111111' } });
-      const [first = 0, second = 1] = (await world.ring()).owners.flatMap((owner, partition) => (owner === 'node-0' ? [partition] : []));
-      await world.append({ type: 'start move', holder: 1, move: 'gone/move-1.1', from: 'node-0', to: 'node-1', partitions: [first] });
-      await world.append({ type: 'start move', holder: 1, move: 'gone/move-2.1', from: 'node-0', to: 'node-1', partitions: [second] });
+      await world.append({
+        type: 'freeze',
+        by: { operationId: 'gone', workflowId: 'scale/gone', runId: '11111111-1111-4111-8111-111111111111' },
+      });
+      const [first = 0, second = 1] = (await world.ring()).owners.flatMap((owner, partition) =>
+        owner === 'node-0' ? [partition] : [],
+      );
+      await world.append({
+        type: 'start move',
+        holder: 1,
+        move: 'gone/move-1.1',
+        from: 'node-0',
+        to: 'node-1',
+        partitions: [first],
+      });
+      await world.append({
+        type: 'start move',
+        holder: 1,
+        move: 'gone/move-2.1',
+        from: 'node-0',
+        to: 'node-1',
+        partitions: [second],
+      });
       const { ring } = await world.append({ type: 'claim move', holder: 1, move: 'gone/move-2.1', attempt: 'x' });
-      await world.append({ type: 'hand over', move: 'gone/move-2.1', token: ring.version, proof: { jobsPending: 0, jobsCopied: 0, prefixes: [] } });
+      await world.append({
+        type: 'hand over',
+        move: 'gone/move-2.1',
+        token: ring.version,
+        proof: { jobsPending: 0, jobsCopied: 0, prefixes: [] },
+      });
       const ended = await scale(2);
       expect(ended.notes).toEqual([
         'the freeze of operation gone was taken over: its run is unknown to Temporal',
@@ -410,8 +485,14 @@ describe('a long operation', () => {
     harness.run(1, async ({ world, start }) => {
       const operation = await start({ targetNodes: 2, partitionsPerMoveMax: 1, continueAsNewAfterEvents: 60 });
       const ended = await operation.result();
-      expect(ended).toMatchObject({ state: 'completed', partitionsMoved: 8, operationId: operation.firstExecutionRunId });
-      expect((await harness.env.client.workflow.getHandle(operation.workflowId).describe()).runId).not.toBe(operation.firstExecutionRunId);
+      expect(ended).toMatchObject({
+        state: 'completed',
+        partitionsMoved: 8,
+        operationId: operation.firstExecutionRunId,
+      });
+      expect((await harness.env.client.workflow.getHandle(operation.workflowId).describe()).runId).not.toBe(
+        operation.firstExecutionRunId,
+      );
       expect((await world.types()).filter((type) => type === 'ring frozen')).toHaveLength(1);
       await isLeftInOrder(world);
     }));

@@ -4,11 +4,11 @@
  */
 import { cancellationSignal, heartbeat } from '@temporalio/activity';
 import { ApplicationFailure } from '@temporalio/common';
+import type { Holders } from '../../activities/deps.ts';
 import { createPodActivities } from '../../activities/pods.ts';
 import { createRingActivities } from '../../activities/ring.ts';
 import type { AllActivities, CutOverResult, MoveActivityInput } from '../../activities/types.ts';
 import { createVerifyActivities } from '../../activities/verify.ts';
-import type { Holders } from '../../activities/deps.ts';
 import type { NodeControl, NodeStatus } from '../../dataplane/contract.ts';
 import { createLog } from '../../kit/log.ts';
 import type { RingCommand } from '../../ring/decide.ts';
@@ -26,7 +26,11 @@ const log = createLog('test');
 log.level = 'silent';
 
 type Name = keyof AllActivities;
-type Hook = (input: { readonly node?: string; readonly move?: string; readonly clusterId: string }) => void | Promise<void>;
+type Hook = (input: {
+  readonly node?: string;
+  readonly move?: string;
+  readonly clusterId: string;
+}) => void | Promise<void>;
 
 export class World {
   readonly store: MemoryRingStore = createMemoryRingStore();
@@ -38,7 +42,8 @@ export class World {
   /** Runs before the activity of that name, each time. Cleared by the test's end. */
   readonly before = new Map<Name, Hook>();
   /** Decides how a cut-over ends; default: handed over. */
-  cutOver: (input: MoveActivityInput) => CutOverResult | 'hand over' | Promise<CutOverResult | 'hand over'> = () => 'hand over';
+  cutOver: (input: MoveActivityInput) => CutOverResult | 'hand over' | Promise<CutOverResult | 'hand over'> = () =>
+    'hand over';
   readonly clusterId: string;
   holders: Holders = { endOf: async () => null };
 
@@ -104,7 +109,13 @@ export class World {
       platform: {
         ensureNode: async (node: string) => {
           this.pods.add(node);
-          return { node, url: `http://${node}.test`, controlUrl: '', controlToken: '', database: { host: '', port: 0, user: '', password: '', database: '' } };
+          return {
+            node,
+            url: `http://${node}.test`,
+            controlUrl: '',
+            controlToken: '',
+            database: { host: '', port: 0, user: '', password: '', database: '' },
+          };
         },
         removeNode: async (node: string, { deleteData }: { deleteData: boolean }) => {
           if (this.pods.delete(node)) this.removedPods.push(deleteData ? node : `${node}, data kept`);
@@ -147,7 +158,8 @@ export class World {
         await claim(input, `${input.move}/cut-over`);
         const wanted = await this.cutOver(input);
         if (wanted !== 'hand over') {
-          if (wanted.result === 'aborted') await this.append({ type: 'abort move', move: input.move, because: wanted.code });
+          if (wanted.result === 'aborted')
+            await this.append({ type: 'abort move', move: input.move, because: wanted.code });
           return wanted;
         }
         const token = moveOf(await this.ring(), input.move)!.token;
