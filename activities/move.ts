@@ -6,9 +6,10 @@
  */
 import { activityInfo, cancellationSignal, heartbeat } from '@temporalio/activity';
 import { ApplicationFailure } from '@temporalio/common';
-import pg from 'pg';
+import type pg from 'pg';
 import type { ImportTarget, MoveCommand, NodeControl } from '../dataplane/contract.ts';
-import { copyPass, type CopyJob, verifyPending } from '../jobsdb/copy.ts';
+import { type CopyJob, openCopy, withCopy } from '../jobsdb/copy.ts';
+import { createPool } from '../jobsdb/pool.ts';
 import type { Prefix } from '../jobsdb/sql/schema.ts';
 import { codeOf, describeError } from '../kit/errors.ts';
 import type { DatabaseAddress } from '../platform/platform.ts';
@@ -77,13 +78,15 @@ export function createMoveActivities(deps: ActivityDeps): MoveActivities {
           jobsCopied += rows;
           heartbeat({ move: input.move, jobsCopied }); // for people: where to go on from stands in the ledger
         });
-        let before = Number.POSITIVE_INFINITY;
-        for (let passes = 1; ; passes += 1) {
-          const { jobs, statuses } = await copyPass(job);
-          const rows = jobs + statuses;
-          if (rows <= SMALL_REST_ROWS || rows >= before || passes >= PASSES_MAX) return { jobsCopied, passes };
-          before = rows;
-        }
+        return withCopy(job, async (copy) => {
+          let before = Number.POSITIVE_INFINITY;
+          for (let passes = 1; ; passes += 1) {
+            const { jobs, statuses } = await copy.pass();
+            const rows = jobs + statuses;
+            if (rows <= SMALL_REST_ROWS || rows >= before || passes >= PASSES_MAX) return { jobsCopied, passes };
+            before = rows;
+          }
+        });
       }).catch(staleIsWeather);
     },
 
@@ -114,29 +117,33 @@ export function createMoveActivities(deps: ActivityDeps): MoveActivities {
     const { command, source, target } = await claim(input);
     const signal = cancellationSignal();
     const lap = stopwatch();
-    const job = await copyJob(input, command, await target.prepare(command, signal));
+    const copy = await openCopy(await copyJob(input, command, await target.prepare(command, signal)));
     lap('prepare');
+    let failed = true;
     try {
       await source.quiesce({ ...command, limitMs: QUIESCE_LIMIT_MS }, signal);
       lap('quiesce');
-      await copyPass(job); // the delta before the fence: what remains for the hold is what comes in during this pass
+      await copy.pass(); // the delta before the fence: what remains for the hold is what comes in during this pass
       lap('delta');
       await source.fence({ ...command, holdDeadlineMs: HOLD_DEADLINE_MS }, signal);
       const fenceMs = lap('fence');
-      await copyPass(job);
+      await copy.pass({ fenced: true });
       const restMs = lap('rest');
-      const proof = await verifyPending(job);
+      const proof = await copy.verify();
       const heldMs = fenceMs + restMs + lap('verify');
       if (heldMs > HOLD_DEADLINE_MS - HOLD_MARGIN_MS) return await abort(input, 'HOLD_DEADLINE', `the last rows took ${Math.round(heldMs)} ms`);
       signal.throwIfAborted();
       await append(input, { type: 'hand over', move: input.move, token: command.token, proof });
       lap('handOver');
+      failed = false;
       deps.log.info({ move: input.move, claim: command.token, jobs: proof.jobsPending, ms: lap.laps }, 'cut over');
       return handedOver(proof);
     } catch (error) {
       if (signal.aborted || isPastAborting(error)) throw error; // a cancelled move is aborted by its workflow, which must know who won
       deps.log.warn({ move: input.move, error: describeError(error) }, 'cut-over undone');
       return abort(input, codeOf(error) ?? 'CUT_OVER_FAILED', describeError(error));
+    } finally {
+      copy.close(failed);
     }
   }
 
@@ -189,9 +196,7 @@ function createPools(): { of(address: DatabaseAddress): pg.Pool } {
       const key = JSON.stringify(address);
       let pool = pools.get(key);
       if (!pool) {
-        // The name must never end with a node's: RudderStack's nodes end such sessions at their start.
-        pool = new pg.Pool({ ...address, max: 8, application_name: 'ringmaster mover', idleTimeoutMillis: 30_000, allowExitOnIdle: true });
-        pool.on('error', () => undefined); // an idle connection that was lost; the next query tells
+        pool = createPool({ ...address, max: 8, application_name: 'ringmaster mover', idleTimeoutMillis: 30_000, allowExitOnIdle: true });
         pools.set(key, pool);
       }
       return pool;

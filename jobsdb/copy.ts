@@ -14,14 +14,15 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { pipeline } from 'node:stream/promises';
 import pg from 'pg';
 import { from as copyFrom, to as copyTo } from 'pg-copy-streams';
-import { CodedError } from '../kit/errors.ts';
+import { CodedError, codeOf } from '../kit/errors.ts';
 import type { MoveProof } from '../ring/events.ts';
 import type { PartitionIndex } from '../ring/partition.ts';
 import { holdToken, type ImportDatasets } from './imports.ts';
 import * as sql from './sql/copy.ts';
-import { jobsTable, quoteLiteral, statusTable } from './sql/datasets.ts';
-import { lockClass, type Prefix } from './sql/schema.ts';
-import { attachedDatasets, partitionIdsIn } from './stale.ts';
+import { type Dataset, jobsTable, quoteLiteral, statusTable } from './sql/datasets.ts';
+import { refusalOfState } from './sql/partitions.ts';
+import type { Prefix } from './sql/schema.ts';
+import { attachedDatasets, partitionIdsByDataset } from './stale.ts';
 
 /** Rows in one chunk: one transaction at the target, the unit of resuming. About 5 MB of RudderStack events. */
 export const CHUNK_ROWS_MAX = 10_000;
@@ -67,30 +68,87 @@ interface Pass {
   readonly done: boolean;
 }
 
-/** Runs the next pass, or finishes one that an earlier attempt has begun. Throws STALE_TOKEN, COPY_DIFFERS; anything else is weather. */
-export async function copyPass(job: CopyJob): Promise<PassResult> {
-  return withClient(job.source, (source) => withClient(job.target, (target) => runPass(job, source, target)));
+/** The copy of one move under one token, with its connections: a cut-over must not wait for any. */
+export interface Copy {
+  /**
+   * Runs the next pass, or finishes one that an earlier attempt has begun. `fenced`: the source takes in and writes statuses no more, so there is nobody
+   * to wait for. Throws STALE_TOKEN, COPY_DIFFERS; anything else is weather.
+   */
+  pass(options?: { readonly fenced?: boolean }): Promise<PassResult>;
+  /**
+   * Compares the pending sets of both sides: ids, whose they are, state and attempt, and the order of ids (C2). To be called when the source is fenced
+   * and a fenced pass has run. Throws VERIFY_MISMATCH.
+   */
+  verify(): Promise<MoveProof>;
+  /** Lets the connections go; `failed`: closes them, as a COPY may still be under way. */
+  close(failed?: boolean): void;
 }
 
-async function runPass(job: CopyJob, source: pg.PoolClient, target: pg.PoolClient): Promise<PassResult> {
-  const passes = await readPasses(target, job.move);
+export async function openCopy(job: CopyJob): Promise<Copy> {
+  const clients: pg.PoolClient[] = [];
+  const close = (failed = false): void => {
+    for (const client of clients.splice(0)) client.release(failed);
+  };
+  try {
+    // The second at the source reads what the target will be compared with, while the first still copies.
+    for (const pool of [job.source, job.source, job.target]) clients.push(await pool.connect());
+    const [source, reader, target] = clients as [pg.PoolClient, pg.PoolClient, pg.PoolClient];
+    await target.query(sql.makeIncoming(job.datasets.map(({ prefix }) => prefix)));
+    const passes = await readPasses(target, job.move);
+    let atSource: Promise<Digest[]> | undefined;
+    return {
+      close,
+      async pass({ fenced = false } = {}) {
+        if (fenced) {
+          atSource = digestSource(job, reader);
+          atSource.catch(() => undefined); // told by verify
+        }
+        return runPass(job, source, target, passes, fenced);
+      },
+      async verify() {
+        atSource ??= digestSource(job, reader);
+        return compare(job, target, passes, await atSource);
+      },
+    };
+  } catch (error) {
+    close(true);
+    throw error;
+  }
+}
+
+/** Opens a copy, uses it, and lets its connections go. */
+export async function withCopy<T>(job: CopyJob, use: (copy: Copy) => Promise<T>): Promise<T> {
+  const copy = await openCopy(job);
+  try {
+    const result = await use(copy);
+    copy.close();
+    return result;
+  } catch (error) {
+    copy.close(true);
+    throw error;
+  }
+}
+
+/** `passes`: what the ledger has, kept up here; nobody else writes there under our token. */
+async function runPass(job: CopyJob, source: pg.ClientBase, target: pg.ClientBase, passes: Pass[], fenced: boolean): Promise<PassResult> {
   const begun = passes.at(-1);
   const resumed = begun && !begun.done ? begun : null;
-  const earlier = resumed ? passes.slice(0, -1) : passes;
+  const earlier = resumed ? passes.slice(0, -1) : passes.slice();
 
   // C3: status marks before job marks (inside readMarks), then the wait, then the snapshot.
-  const taken = await readMarks(source, job);
-  await waitForWriters(source, taken.relations, job.signal);
+  const attached = await attachedDatasets(source);
+  const taken = await readMarks(source, job, attached);
+  if (!fenced) await waitForWriters(source, taken.relations, job.signal);
   await source.query('BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY');
   try {
     const datasets = await sourceDatasets(source, job);
-    await target.query(sql.makeIncoming(job.datasets.map(({ prefix }) => prefix)));
-    // A transaction of its own: it stops the target's intake for as long as it is open.
-    const pass = resumed ?? (await inImport(job, target, (client) => beginPass(client, job, source, datasets, earlier, taken)));
+    const pass = resumed ?? (await beginPass(target, job, source, datasets, earlier, taken));
+    if (!resumed) passes.push(pass);
     const copy = (transaction: Transaction) => copyRows({ job, source, target, transaction, datasets }, [...earlier, pass], earlier.at(-1)?.marks);
     // The first pass commits chunk by chunk, and a retry goes on after the last. A later one is small, and clients may be waiting: one commit for all.
-    if (earlier.length === 0) return await copy((change) => inImport(job, target, change));
-    return await inImport(job, target, (client) => copy((change) => change(client)));
+    const result = earlier.length === 0 ? await copy((change) => inImport(job, target, change)) : await inImport(job, target, (client) => copy((change) => change(client)));
+    passes[passes.length - 1] = { ...pass, done: true };
+    return result;
   } finally {
     await source.query('ROLLBACK');
   }
@@ -139,8 +197,7 @@ interface Taken {
   readonly relations: readonly string[];
 }
 
-async function readMarks(source: pg.ClientBase, job: CopyJob): Promise<Taken> {
-  const attached = await attachedDatasets(source);
+async function readMarks(source: pg.ClientBase, job: CopyJob, attached: readonly Dataset[]): Promise<Taken> {
   const statusSequences = attached.map(({ prefix, dataset }) => `${statusTable(prefix, dataset).slice(0, -1)}_id_seq"`);
   const jobSequences = job.datasets.map(({ prefix }) => `ringmaster.${prefix}_job_id`);
   const messageSequence = 'ringmaster.message_ids_seq_seq';
@@ -179,9 +236,9 @@ async function waitForWriters(source: pg.ClientBase, relations: readonly string[
   }
 }
 
-/** Reserves blocks of ids at the target and writes down the pass. */
+/** Reserves blocks of ids at the target and writes down the pass: a transaction of its own, as it stops the target's intake for as long as it is open. */
 async function beginPass(
-  client: pg.ClientBase,
+  target: pg.ClientBase,
   job: CopyJob,
   source: pg.ClientBase,
   datasets: readonly sql.SourceDataset[],
@@ -189,24 +246,23 @@ async function beginPass(
   taken: Taken,
 ): Promise<Pass> {
   const last = earlier.at(-1)?.marks;
-  const spans: { prefix: Prefix; after: number; upTo: number }[] = [];
+  const spans: Record<string, Omit<PrefixMarks, 'constant'>> = {};
   for (const { prefix } of job.datasets) {
     const upTo = taken.jobIds[prefix]!;
     const after = last ? last.prefixes[prefix]!.upTo : await lowestPending(source, datasets, prefix, upTo);
-    spans.push({ prefix, after, upTo });
+    spans[prefix] = { after, upTo, statusUpTo: taken.statusIds[prefix] ?? {} };
   }
-  const marks: Record<string, PrefixMarks> = {};
-  // Whoever draws job ids holds this lock shared until its commit: nothing can fall into the block.
-  await client.query(`SELECT pg_advisory_xact_lock(${lockClass.jobIds}, 0)`);
-  for (const { prefix, after, upTo } of spans) {
-    const sequence = `ringmaster.${prefix}_job_id`;
-    const given = await numberOf(client, sql.lastGiven(sequence));
-    if (upTo > after) await client.query(`SELECT setval(${quoteLiteral(sequence)}, $1)`, [given + (upTo - after)]);
-    marks[prefix] = { after, upTo, constant: given - after, statusUpTo: taken.statusIds[prefix] ?? {} };
-  }
-  const begun: Pass = { pass: (earlier.at(-1)?.pass ?? 0) + 1, marks: { prefixes: marks, messageIdsUpTo: taken.messageIds }, done: false };
-  await client.query('INSERT INTO ringmaster.import_passes (move, pass, marks) VALUES ($1, $2, $3)', [job.move, begun.pass, JSON.stringify(begun.marks)]);
-  return begun;
+  const pass = (earlier.at(-1)?.pass ?? 0) + 1;
+  const begun = await target
+    .query<{ marks: Marks }>('SELECT ringmaster.begin_pass($1, $2, $3, $4, $5) AS marks', [job.move, job.token, pass, JSON.stringify(spans), taken.messageIds])
+    .catch(refuseByState);
+  return { pass, marks: begun.rows[0]!.marks, done: false };
+}
+
+function refuseByState(error: unknown): never {
+  const code = refusalOfState[codeOf(error) ?? ''];
+  if (code === undefined) throw error;
+  throw new CodedError(code, (error as Error).message, {}, { cause: error });
 }
 
 async function lowestPending(source: pg.ClientBase, datasets: readonly sql.SourceDataset[], prefix: string, upTo: number): Promise<number> {
@@ -216,13 +272,9 @@ async function lowestPending(source: pg.ClientBase, datasets: readonly sql.Sourc
 }
 
 async function sourceDatasets(source: pg.ClientBase, job: CopyJob): Promise<sql.SourceDataset[]> {
-  const wanted = new Set(job.partitions);
-  const datasets: sql.SourceDataset[] = [];
-  for (const dataset of await attachedDatasets(source)) {
-    const partitionIds = await partitionIdsIn(source, dataset, wanted);
-    if (partitionIds.length > 0) datasets.push({ prefix: dataset.prefix, dataset: dataset.dataset, partitionIds });
-  }
-  return datasets;
+  const datasets = await attachedDatasets(source);
+  const found = await partitionIdsByDataset(source, datasets, new Set(job.partitions));
+  return found.filter(({ partitionIds }) => partitionIds.length > 0);
 }
 
 // ---- rows
@@ -231,6 +283,12 @@ async function copyJobs(context: PassContext, { pass, marks }: Pass, prefix: Pre
   const { job, source, target, transaction } = context;
   const { upTo, constant, after: first } = marks.prefixes[prefix]!;
   if (datasets.length === 0 || first >= upTo) return 0;
+  if (pass > 1) {
+    const range = { after: first, upTo, constant };
+    const rows = await transaction((client) => copyChunk(job, source, client, { prefix, dataset, pass, range, datasets }));
+    if (rows > 0) job.onRows?.(rows);
+    return rows;
+  }
   const done = await target.query<{ up_to: string | null }>(
     'SELECT max(up_to_id)::text AS up_to FROM ringmaster.import_chunks WHERE move = $1 AND prefix = $2 AND pass = $3',
     [job.move, prefix, pass],
@@ -239,29 +297,31 @@ async function copyJobs(context: PassContext, { pass, marks }: Pass, prefix: Pre
   let rows = 0;
   while (after < upTo) {
     job.signal?.throwIfAborted();
-    const end = await source.query<{ up_to: string | null; row_count: string }>(sql.selectChunkEnd(datasets, after, upTo, job.chunkRowsMax ?? CHUNK_ROWS_MAX));
+    const end = await source.query<{ up_to: string | null }>(sql.selectChunkEnd(datasets, after, upTo, job.chunkRowsMax ?? CHUNK_ROWS_MAX));
     if (end.rows[0]!.up_to === null) break;
     const range = { after, upTo: Number(end.rows[0]!.up_to), constant };
-    await transaction((client) => copyChunk(job, source, client, { prefix, dataset, pass, range, datasets }));
-    rows += Number(end.rows[0]!.row_count);
-    job.onRows?.(Number(end.rows[0]!.row_count));
+    const copied = await transaction((client) => copyChunk(job, source, client, { prefix, dataset, pass, range, datasets }));
+    rows += copied;
+    job.onRows?.(copied);
     after = range.upTo;
   }
   return rows;
 }
 
+/** Returns how many rows there were. */
 async function copyChunk(
   job: CopyJob,
   source: pg.ClientBase,
   target: pg.ClientBase,
   chunk: { prefix: Prefix; dataset: number; pass: number; range: sql.IdRange; datasets: readonly sql.SourceDataset[] },
-): Promise<void> {
+): Promise<number> {
   const { prefix, dataset, pass, range, datasets } = chunk;
-  await pipe(source, sql.copyJobsOut(datasets, range), target, sql.copyJobsIn(prefix, dataset), job.signal);
-  type Digest = { row_count: string; digest: string };
+  const rows = await pipe(source, sql.copyJobsOut(datasets, range), target, sql.copyJobsIn(prefix, dataset), job.signal);
+  if (rows === 0) return 0;
+  type ChunkDigest = { row_count: string; digest: string };
   const [out, into] = await Promise.all([
-    source.query<Digest>(sql.digestJobsOut(datasets, range)),
-    target.query<Digest>(sql.digestJobsIn(prefix, dataset, range)),
+    source.query<ChunkDigest>(sql.digestJobsOut(datasets, range)),
+    target.query<ChunkDigest>(sql.digestJobsIn(prefix, dataset, range)),
   ]);
   const [sent, written] = [out.rows[0]!, into.rows[0]!];
   if (sent.row_count !== written.row_count || sent.digest !== written.digest) {
@@ -271,6 +331,7 @@ async function copyChunk(
     'INSERT INTO ringmaster.import_chunks (move, prefix, pass, after_id, up_to_id, row_count, digest) VALUES ($1, $2, $3, $4, $5, $6, $7)',
     [job.move, prefix, pass, range.after, range.upTo, written.row_count, written.digest],
   );
+  return rows;
 }
 
 async function copyStatuses(
@@ -280,12 +341,12 @@ async function copyStatuses(
 ): Promise<number> {
   const { prefix, dataset, datasets, ranges, before } = to;
   const statement = before ? sql.copyNewStatusesOut(datasets, ranges, before.prefixes[prefix]?.statusUpTo ?? {}) : sql.copyPendingStatusesOut(datasets, ranges);
-  await pipe(source, statement, client, sql.copyStatusesIn(prefix), job.signal);
+  if ((await pipe(source, statement, client, sql.copyStatusesIn(prefix), job.signal)) === 0) return 0;
   return (await client.query(sql.takeStatuses(prefix, dataset))).rowCount ?? 0;
 }
 
 async function copyMessageIds({ job, source }: PassContext, client: pg.ClientBase, after: number): Promise<number> {
-  await pipe(source, sql.copyMessageIdsOut(job.partitions, after), client, sql.copyMessageIdsIn, job.signal);
+  if ((await pipe(source, sql.copyMessageIdsOut(job.partitions, after), client, sql.copyMessageIdsIn, job.signal)) === 0) return 0;
   return (await client.query(sql.takeMessageIds)).rowCount ?? 0;
 }
 
@@ -298,37 +359,33 @@ function rangesOf(passes: readonly Pass[], prefix: Prefix): sql.IdRange[] {
 
 // ---- verification
 
-/**
- * Compares the pending sets of both sides: ids, content that can change (state, attempt), whose they are, and the order of ids (C2).
- * To be called when the source is fenced and the last pass has run. Throws VERIFY_MISMATCH.
- */
-export async function verifyPending(job: CopyJob): Promise<MoveProof> {
-  return withClient(job.source, (source) =>
-    withClient(job.target, async (target) => {
-      const passes = await readPasses(target, job.move);
-      const datasets = await sourceDatasets(source, job);
-      for (const { prefix } of job.datasets) assertAscending(job.move, prefix, rangesOf(passes, prefix));
-      type Digest = { prefix: string; pending: string; digest: string };
-      const [here, there] = await Promise.all([
-        source.query<Digest>(job.datasets.map(({ prefix }) => sql.digestPendingAtSource(prefix, datasets.filter((other) => other.prefix === prefix))).join(' UNION ALL ')),
-        target.query<Digest>(job.datasets.map(({ prefix, dataset }) => sql.digestPendingAtTarget(prefix, dataset, rangesOf(passes, prefix))).join(' UNION ALL ')),
-      ]);
-      const proofs = job.datasets.map(({ prefix }) => {
-        const sent = here.rows.find((row) => row.prefix === prefix)!;
-        const imported = there.rows.find((row) => row.prefix === prefix)!;
-        if (sent.pending !== imported.pending || sent.digest !== imported.digest) {
-          throw new CodedError('VERIFY_MISMATCH', `${job.move}: ${sent.pending} ${prefix} jobs are pending at the source, ${imported.pending} at the target, or their states differ`, {
-            prefix,
-            source: sent,
-            target: imported,
-          });
-        }
-        return { prefix, pending: Number(sent.pending), digest: sent.digest };
-      });
-      const copied = await numberOf(target, `(SELECT coalesce(sum(row_count), 0) FROM ringmaster.import_chunks WHERE move = ${quoteLiteral(job.move)})`);
-      return { jobsPending: proofs.reduce((sum, proof) => sum + proof.pending, 0), jobsCopied: copied, prefixes: proofs };
-    }),
-  );
+interface Digest {
+  readonly prefix: string;
+  readonly pending: string;
+  readonly digest: string;
+}
+
+async function digestSource(job: CopyJob, source: pg.ClientBase): Promise<Digest[]> {
+  const datasets = await sourceDatasets(source, job);
+  const selects = job.datasets.map(({ prefix }) => sql.digestPendingAtSource(prefix, datasets.filter((other) => other.prefix === prefix)));
+  return (await source.query<Digest>(selects.join(' UNION ALL '))).rows;
+}
+
+async function compare(job: CopyJob, target: pg.ClientBase, passes: readonly Pass[], atSource: readonly Digest[]): Promise<MoveProof> {
+  for (const { prefix } of job.datasets) assertAscending(job.move, prefix, rangesOf(passes, prefix));
+  const selects = job.datasets.map(({ prefix, dataset }) => sql.digestPendingAtTarget(prefix, dataset, rangesOf(passes, prefix)));
+  const atTarget = (await target.query<Digest>(selects.join(' UNION ALL '))).rows;
+  const proofs = job.datasets.map(({ prefix }) => {
+    const sent = atSource.find((row) => row.prefix === prefix)!;
+    const imported = atTarget.find((row) => row.prefix === prefix)!;
+    if (sent.pending !== imported.pending || sent.digest !== imported.digest) {
+      const message = `${job.move}: ${sent.pending} ${prefix} jobs are pending at the source, ${imported.pending} at the target, or their states differ`;
+      throw new CodedError('VERIFY_MISMATCH', message, { prefix, source: sent, target: imported });
+    }
+    return { prefix, pending: Number(sent.pending), digest: sent.digest };
+  });
+  const copied = await numberOf(target, `(SELECT coalesce(sum(row_count), 0) FROM ringmaster.import_chunks WHERE move = ${quoteLiteral(job.move)})`);
+  return { jobsPending: proofs.reduce((sum, proof) => sum + proof.pending, 0), jobsCopied: copied, prefixes: proofs };
 }
 
 function assertAscending(move: string, prefix: string, ranges: readonly sql.IdRange[]): void {
@@ -356,28 +413,16 @@ async function inImport<T>(job: CopyJob, target: pg.ClientBase, write: (client: 
   }
 }
 
-async function pipe(source: pg.ClientBase, out: string, target: pg.ClientBase, into: string, signal?: AbortSignal): Promise<void> {
+/** Streams from server to server; returns the rows written. */
+async function pipe(source: pg.ClientBase, out: string, target: pg.ClientBase, into: string, signal?: AbortSignal): Promise<number> {
   const reading = source.query(copyTo(out));
   const writing = target.query(copyFrom(into));
   await pipeline(reading, writing, ...(signal ? [{ signal }] : []));
+  return writing.rowCount;
 }
 
 async function numberOf(client: pg.ClientBase, expression: string): Promise<number> {
   const value = Number((await client.query<{ n: string }>(`SELECT ${expression}::text AS n`)).rows[0]!.n);
   if (!Number.isSafeInteger(value)) throw new Error(`${expression} is ${value}`);
   return value;
-}
-
-async function withClient<T>(pool: pg.Pool, use: (client: pg.PoolClient) => Promise<T>): Promise<T> {
-  const client = await pool.connect();
-  let failed: unknown;
-  try {
-    return await use(client);
-  } catch (error) {
-    failed = error;
-    throw error;
-  } finally {
-    // After an error a COPY may still be under way: such a connection is closed, not used again.
-    client.release(failed !== undefined);
-  }
 }

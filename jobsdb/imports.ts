@@ -5,7 +5,6 @@
 import type { ClientBase } from 'pg';
 import type { PartitionIndex } from '../ring/partition.ts';
 import { CodedError } from '../kit/errors.ts';
-import { quoteLiteral, statusTable } from './sql/datasets.ts';
 import { type Prefix, prefixes } from './sql/schema.ts';
 
 export interface ImportDatasets {
@@ -54,22 +53,6 @@ export async function ensureImport(
 export async function holdToken(client: ClientBase, move: string, token: number): Promise<void> {
   const held = await client.query<{ token: string }>('SELECT token::text FROM ringmaster.imports WHERE move = $1 FOR SHARE', [move]);
   if (Number(held.rows[0]?.token) !== token) throw staleToken(move, held.rows[0] ? Number(held.rows[0].token) : null, token);
-}
-
-/** Makes an import part of the node: to be called in the transaction that opens its partitions. Repeatable. */
-export async function attachImport(client: ClientBase, move: string): Promise<void> {
-  const attached = await client.query<{ prefix: Prefix; dataset: number }>(
-    'UPDATE ringmaster.datasets SET attached = true WHERE move = $1 RETURNING prefix, dataset',
-    [move],
-  );
-  if (attached.rows.length === 0) {
-    throw new CodedError('NODE_IMPORT_MISSING', `${move} was handed over to this node, whose database has no copy of it: is it an older one?`, { move });
-  }
-  for (const { prefix, dataset } of attached.rows) {
-    // Imported statuses keep their source ids; what this node adds must come after them, as the highest id is a job's state.
-    const table = statusTable(prefix, dataset);
-    await client.query(`SELECT setval(pg_get_serial_sequence(${quoteLiteral(table)}, 'id'), coalesce(max(id), 0) + 1, false) FROM ${table}`);
-  }
 }
 
 /** Forgets the ledgers of moves that are done. Their datasets stay. */

@@ -9,24 +9,27 @@ export async function attachedDatasets(client: ClientBase): Promise<Dataset[]> {
   return (await client.query<Dataset>(selectAttached)).rows;
 }
 
-/** The `partition_id`s in a dataset whose index is in `wanted` (all workspaces share one ring). */
-export async function partitionIdsIn(client: ClientBase, dataset: Dataset, wanted: ReadonlySet<PartitionIndex>): Promise<string[]> {
-  const ids = await client.query<{ partition_id: string }>(distinctPartitionIds(dataset.prefix, dataset.dataset));
-  return ids.rows
-    .map((row) => row.partition_id)
-    .filter((id) => {
-      const index = partitionIndexOf(id);
-      return index !== null && wanted.has(index);
-    });
+/** Each dataset with the `partition_id`s in it whose index is in `wanted` (all workspaces share one ring); one round trip for all. */
+export async function partitionIdsByDataset(
+  client: ClientBase,
+  datasets: readonly Dataset[],
+  wanted: ReadonlySet<PartitionIndex>,
+): Promise<(Dataset & { partitionIds: string[] })[]> {
+  if (datasets.length === 0) return [];
+  const selects = datasets.map(({ prefix, dataset }, n) => `SELECT ${n} AS n, partition_id FROM (${distinctPartitionIds(prefix, dataset)}) AS d${n}`);
+  const found = await client.query<{ n: number; partition_id: string }>(selects.join(' UNION ALL '));
+  return datasets.map((dataset, n) => ({
+    ...dataset,
+    partitionIds: found.rows.filter((row) => row.n === n && wanted.has(partitionIndexOf(row.partition_id) ?? -1)).map((row) => row.partition_id),
+  }));
 }
 
 /** Pending jobs of `partitions` in the attached datasets. */
 export async function countPendingOf(client: ClientBase, partitions: ReadonlySet<PartitionIndex>): Promise<number> {
   let count = 0;
-  for (const dataset of await attachedDatasets(client)) {
-    const ids = await partitionIdsIn(client, dataset, partitions);
-    if (ids.length === 0) continue;
-    const counted = await client.query<{ count: string }>(countPending(dataset.prefix, dataset.dataset, ids));
+  for (const { prefix, dataset, partitionIds } of await partitionIdsByDataset(client, await attachedDatasets(client), partitions)) {
+    if (partitionIds.length === 0) continue;
+    const counted = await client.query<{ count: string }>(countPending(prefix, dataset, partitionIds));
     count += Number(counted.rows[0]!.count);
   }
   return count;
@@ -39,9 +42,8 @@ export async function countPendingOf(client: ClientBase, partitions: ReadonlySet
 export async function putAwayStale(client: ClientBase, partitions: readonly PartitionIndex[]): Promise<number> {
   const wanted = new Set(partitions);
   let marked = 0;
-  for (const dataset of await attachedDatasets(client)) {
-    const ids = await partitionIdsIn(client, dataset, wanted);
-    if (ids.length > 0) marked += (await client.query(markMigrated(dataset.prefix, dataset.dataset, ids))).rowCount ?? 0;
+  for (const { prefix, dataset, partitionIds } of await partitionIdsByDataset(client, await attachedDatasets(client), wanted)) {
+    if (partitionIds.length > 0) marked += (await client.query(markMigrated(prefix, dataset, partitionIds))).rowCount ?? 0;
   }
   await client.query('DELETE FROM ringmaster.message_ids WHERE partition = ANY ($1::integer[])', [partitions]);
   return marked;

@@ -53,14 +53,18 @@ export function readBody(request: IncomingMessage, max: number, inHand: BytesInH
       reject(error);
     };
     const onData = (chunk: Buffer): void => {
-      if (bytes + chunk.length > max) return fail(tooLarge());
-      if (!inHand.take(chunk.length)) return fail(unavailable('too much in hand'));
-      bytes += chunk.length;
-      chunks.push(chunk);
+      if (bytes + chunk.length > max) fail(tooLarge());
+      else if (!inHand.take(chunk.length)) fail(unavailable('too much in hand'));
+      else {
+        bytes += chunk.length;
+        chunks.push(chunk);
+      }
     };
     stream.on('data', onData);
-    stream.once('end', () => resolve({ text: chunks.length === 1 ? chunks[0]!.toString() : Buffer.concat(chunks).toString(), bytes }));
-    stream.once('error', () => fail(new HttpRefusal(400, decompress ? 'Invalid gzip' : 'Request aborted')));
+    stream.once('end', () =>
+      resolve({ text: chunks.length === 1 ? chunks[0]!.toString() : Buffer.concat(chunks).toString(), bytes }),
+    );
+    stream.on('error', () => fail(new HttpRefusal(400, decompress ? 'Invalid gzip' : 'Request aborted')));
     request.once('close', () => {
       if (!request.complete) fail(new HttpRefusal(400, 'Request aborted'));
     });

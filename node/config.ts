@@ -152,14 +152,16 @@ export function parseNodeConfigFile(text: string): Pick<NodeConfig, 'workspaceId
   const parsed = parseConfig(file, json as Record<string, string>);
   const seen = new Map<string, string>();
   for (const { id, url } of parsed.sources.flatMap((source) => source.destinations)) {
-    if ((seen.get(id) ?? url) !== url) throw new CodedError('CONFIG_INVALID', `RINGMASTER_NODE_CONFIG: destination ${id} has two urls`);
+    if ((seen.get(id) ?? url) !== url)
+      throw new CodedError('CONFIG_INVALID', `RINGMASTER_NODE_CONFIG: destination ${id} has two urls`);
     seen.set(id, url);
   }
   return parsed;
 }
 
 /** `bodyBytesMax` is set by `RINGMASTER_NODE_BODY_BYTES_MAX`. */
-export const limitVariable = (name: string): string => `RINGMASTER_NODE_${name.replace(/[A-Z]/g, (letter) => `_${letter}`).toUpperCase()}`;
+export const limitVariable = (name: string): string =>
+  `RINGMASTER_NODE_${name.replace(/[A-Z]/g, (letter) => `_${letter}`).toUpperCase()}`;
 
 function readLimits(env: Record<string, string | undefined>): NodeLimits {
   const names = Object.keys(limitRanges) as (keyof NodeLimits)[];
@@ -167,7 +169,14 @@ function readLimits(env: Record<string, string | undefined>): NodeLimits {
     Object.fromEntries(
       names.map((name) => {
         const [value, min, max] = limitRanges[name];
-        return [limitVariable(name), z.coerce.number({ error: `must be a number from ${min} to ${max}` }).min(min).max(max).default(value)];
+        return [
+          limitVariable(name),
+          z.coerce
+            .number({ error: `must be a number from ${min} to ${max}` })
+            .min(min)
+            .max(max)
+            .default(value),
+        ];
       }),
     ),
   );
@@ -179,6 +188,9 @@ function readConfigFile(path: string): string {
   try {
     return readFileSync(path, 'utf8');
   } catch (error) {
-    throw new CodedError('CONFIG_INVALID', `RINGMASTER_NODE_CONFIG: the file cannot be read (${(error as NodeJS.ErrnoException).code})`);
+    throw new CodedError(
+      'CONFIG_INVALID',
+      `RINGMASTER_NODE_CONFIG: the file cannot be read (${(error as NodeJS.ErrnoException).code})`,
+    );
   }
 }

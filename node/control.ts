@@ -1,6 +1,6 @@
 /** The control API: what the orchestrator asks of this node, on a port of its own, with a bearer token. And the metrics, behind the same token. */
 import { createHash, timingSafeEqual } from 'node:crypto';
-import { fastify, type FastifyInstance, type FastifyReply } from 'fastify';
+import { type FastifyInstance, type FastifyReply, fastify } from 'fastify';
 import { z } from 'zod';
 import { controlPaths, type NodeControl } from '../dataplane/contract.ts';
 import { CodedError, describeError } from '../kit/errors.ts';
@@ -18,7 +18,15 @@ export interface ControlDeps {
 const command = z.object({
   move: z.string().min(1).max(500),
   token: z.int().min(1),
-  partitions: z.array(z.int().min(0).max(PARTITION_COUNT_MAX - 1)).min(1).max(PARTITION_COUNT_MAX),
+  partitions: z
+    .array(
+      z
+        .int()
+        .min(0)
+        .max(PARTITION_COUNT_MAX - 1),
+    )
+    .min(1)
+    .max(PARTITION_COUNT_MAX),
 });
 const duration = z.number().min(0).max(3_600_000);
 const quiesce = command.extend({ limitMs: duration });
@@ -31,20 +39,25 @@ export function createControlApi({ control, token, metrics, log }: ControlDeps):
 
   app.addHook('onRequest', async (request, reply) => {
     const given = /^Bearer (.+)$/i.exec(request.headers.authorization ?? '')?.[1];
-    if (given === undefined || !isToken(given)) await reply.code(401).send({ code: 'UNAUTHORIZED', message: 'a bearer token is needed', details: {} });
+    if (given === undefined || !isToken(given))
+      await reply.code(401).send({ code: 'UNAUTHORIZED', message: 'a bearer token is needed', details: {} });
   });
   app.setErrorHandler(async (error, request, reply) => {
     if (error instanceof z.ZodError) {
       const message = error.issues.map((issue) => `${issue.path.join('.')}: ${issue.message}`).join('; ');
       return await reply.code(400).send({ code: 'BAD_REQUEST', message, details: {} });
     }
-    if (error instanceof CodedError) return await reply.code(409).send({ code: error.code, message: error.message, details: error.details });
+    if (error instanceof CodedError)
+      return await reply.code(409).send({ code: error.code, message: error.message, details: error.details });
     const status = (error as { statusCode?: number }).statusCode ?? 500;
-    if (status < 500) return await reply.code(status).send({ code: 'BAD_REQUEST', message: (error as Error).message, details: {} });
+    if (status < 500)
+      return await reply.code(status).send({ code: 'BAD_REQUEST', message: (error as Error).message, details: {} });
     log.error({ error: describeError(error), path: request.url }, 'command failed');
     return await reply.code(500).send({ code: 'INTERNAL', message: describeError(error), details: {} });
   });
-  app.setNotFoundHandler(async (_request, reply) => reply.code(404).send({ code: 'NOT_FOUND', message: 'no such path', details: {} }));
+  app.setNotFoundHandler(async (_request, reply) =>
+    reply.code(404).send({ code: 'NOT_FOUND', message: 'no such path', details: {} }),
+  );
 
   /** Aborts when the caller is gone: nobody waits for the answer any longer. */
   const signalOf = ({ raw }: FastifyReply): AbortSignal => {
@@ -55,7 +68,9 @@ export function createControlApi({ control, token, metrics, log }: ControlDeps):
     return gone.signal;
   };
   app.get(controlPaths.status, async (_request, reply) => control.status(signalOf(reply)));
-  app.post(controlPaths.prepare, async (request, reply) => control.prepare(command.parse(request.body), signalOf(reply)));
+  app.post(controlPaths.prepare, async (request, reply) =>
+    control.prepare(command.parse(request.body), signalOf(reply)),
+  );
   app.post(controlPaths.quiesce, async (request, reply) => {
     await control.quiesce(quiesce.parse(request.body), signalOf(reply));
     return {};

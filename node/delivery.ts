@@ -10,8 +10,8 @@
  *   D3 what `forget` names starts nothing more from the moment of the call, marked or not.
  */
 import type { PoolClient } from 'pg';
-import { insertResults, markExecuting, selectUndelivered, selectUndeliveredOfUsers } from '../jobsdb/sql/delivery.ts';
 import type { Dataset } from '../jobsdb/sql/datasets.ts';
+import { selectUndelivered, selectUndeliveredOfUsers, writeRound } from '../jobsdb/sql/delivery.ts';
 import { describeError } from '../kit/errors.ts';
 import { type Logger, now } from '../kit/log.ts';
 import type { PartitionIndex } from '../ring/partition.ts';
@@ -86,8 +86,14 @@ export class Delivery {
     this.#deps = deps;
     this.#limits = deps.config.limits;
     this.#transactions = new PartitionTransactions(deps.session);
-    const configs = new Map(deps.config.sources.flatMap(({ destinations }) => destinations.map((config) => [config.id, config] as const)));
-    const { bufferJobsMax: jobsMax, bufferPartitionJobsMax: partitionJobsMax, bufferUserJobsMax: userJobsMax } = this.#limits;
+    const configs = new Map(
+      deps.config.sources.flatMap(({ destinations }) => destinations.map((config) => [config.id, config] as const)),
+    );
+    const {
+      bufferJobsMax: jobsMax,
+      bufferPartitionJobsMax: partitionJobsMax,
+      bufferUserJobsMax: userJobsMax,
+    } = this.#limits;
     this.#destinations = [...configs.values()].map((config) => ({
       config,
       lanes: new Lanes({ jobsMax, partitionJobsMax, userJobsMax }, () => this.#rounds.kick()),
@@ -98,7 +104,10 @@ export class Delivery {
   }
 
   start(): void {
-    this.#loops = Promise.all([this.#commitRounds(), ...this.#destinations.map((destination) => this.#keepLoaded(destination))]);
+    this.#loops = Promise.all([
+      this.#commitRounds(),
+      ...this.#destinations.map((destination) => this.#keepLoaded(destination)),
+    ]);
   }
 
   opened(partitions: readonly PartitionIndex[]): void {
@@ -134,7 +143,8 @@ export class Delivery {
     const deadline = performance.now() + withinMs;
     this.#draining = true;
     this.#rounds.kick();
-    while (this.#active.size > 0 && performance.now() < deadline) await new Promise((resolve) => setTimeout(resolve, 10));
+    while (this.#active.size > 0 && performance.now() < deadline)
+      await new Promise((resolve) => setTimeout(resolve, 10));
     this.#stopped = true;
     this.#rounds.kick();
     for (const { lanes, load } of this.#destinations) {
@@ -151,14 +161,18 @@ export class Delivery {
     const backoff = new LoopBackoff();
     while (!this.#stopped) {
       await this.#rounds.wait();
-      if (this.#limits.resultLingerMs > 0) await new Promise((resolve) => setTimeout(resolve, this.#limits.resultLingerMs));
+      if (this.#limits.resultLingerMs > 0)
+        await new Promise((resolve) => setTimeout(resolve, this.#limits.resultLingerMs));
       try {
         while (await this.#round()) this.#deps.health.succeeded('delivery');
         backoff.reset();
       } catch (error) {
         if (isSuperseded(error)) return this.#deps.onSuperseded(error);
         this.#deps.health.failed('delivery', describeError(error));
-        this.#deps.log.warn({ error: describeError(error), results: this.#results.length }, 'delivery round failed, will try again');
+        this.#deps.log.warn(
+          { error: describeError(error), results: this.#results.length },
+          'delivery round failed, will try again',
+        );
         await new Promise((resolve) => setTimeout(resolve, backoff.next()));
         this.#rounds.kick();
       }
@@ -175,9 +189,9 @@ export class Delivery {
     let done: { entered: EnteredPartitions; payloads: Map<number, Payload> };
     try {
       done = await this.#transactions.run(partitions, async (client, entered) => {
-        await this.#writeResults(client, results.filter(({ lane }) => isWritable(entered, lane)));
+        const writable = results.filter(({ lane }) => isWritable(entered, lane));
         const startable = heads.filter(({ lane }) => isOpen(entered, lane) && !lane.place.closed);
-        return { entered, payloads: await this.#mark(client, startable) };
+        return { entered, payloads: await this.#write(client, writable, startable) };
       });
     } catch (error) {
       // Written or not: writing a result or a mark again changes nothing.
@@ -186,7 +200,8 @@ export class Delivery {
       throw error;
     }
     const taken = new Set(heads.map(({ lane }) => lane));
-    for (const result of results) this.#settleResult(result, taken.has(result.lane), isWritable(done.entered, result.lane));
+    for (const result of results)
+      this.#settleResult(result, taken.has(result.lane), isWritable(done.entered, result.lane));
     for (const head of heads) this.#startOrNot(head, done);
     for (const { load } of this.#destinations) load.kick();
     this.#deps.onIdle();
@@ -214,26 +229,23 @@ export class Delivery {
     destination.lanes.putBack(lane);
   }
 
-  async #writeResults(client: PoolClient, results: readonly Result[]): Promise<void> {
-    for (const [dataset, group] of groupByDataset(results)) {
-      await client.query(
-        prepared(insertResults(dataset), [
-          group.map(({ job }) => job.id),
-          group.map(({ outcome }) => outcome.state),
-          group.map(({ job }) => attemptOf(job)),
-          group.map(({ outcome, retryMs }) => (outcome.state === 'failed' ? retryMs : null)),
-          group.map(({ outcome }) => outcome.code),
-          group.map(({ outcome }) => JSON.stringify(outcome.response === '' ? {} : { response: outcome.response })),
-        ]),
-      );
-    }
-  }
-
-  async #mark(client: PoolClient, heads: readonly Head[]): Promise<Map<number, Payload>> {
+  /** Gives the payloads of `heads`. */
+  async #write(client: PoolClient, results: readonly Result[], heads: readonly Head[]): Promise<Map<number, Payload>> {
     const payloads = new Map<number, Payload>();
-    for (const [dataset, group] of groupByDataset(heads)) {
+    for (const dataset of new Set([...results, ...heads].map(({ job }) => job.dataset))) {
+      const written = results.filter(({ job }) => job.dataset === dataset);
+      const marked = heads.filter(({ job }) => job.dataset === dataset);
       const rows = await client.query<Payload & { job_id: string }>(
-        prepared(markExecuting(dataset), [group.map(({ job }) => job.id), group.map(({ job }) => attemptOf(job))]),
+        prepared(writeRound(dataset), [
+          marked.map(({ job }) => job.id),
+          marked.map(({ job }) => attemptOf(job)),
+          written.map(({ job }) => job.id),
+          written.map(({ outcome }) => outcome.state),
+          written.map(({ job }) => attemptOf(job)),
+          written.map(({ outcome, retryMs }) => (outcome.state === 'failed' ? retryMs : null)),
+          written.map(({ outcome }) => outcome.code),
+          written.map(({ outcome }) => JSON.stringify(outcome.response === '' ? {} : { response: outcome.response })),
+        ]),
       );
       for (const { job_id, payload, messageId } of rows.rows) payloads.set(Number(job_id), { payload, messageId });
     }
@@ -244,22 +256,33 @@ export class Delivery {
     const { metrics, log } = this.#deps;
     this.#countActive(lane.place.partition, destination, -1);
     if (!written) {
-      log.warn({ job: job.id, partition: lane.place.partition }, 'result dropped: the partition is not ours any longer');
-      return destination.lanes.drop(lane);
+      log.warn(
+        { job: job.id, partition: lane.place.partition },
+        'result dropped: the partition is not ours any longer',
+      );
+      destination.lanes.drop(lane);
+      return;
     }
     destination.lanes.written(lane, taken, retryMs);
     const counter = { succeeded: metrics.delivered, failed: metrics.failed, aborted: metrics.aborted }[outcome.state];
     counter.inc({ destination: destination.config.id });
-    if (outcome.state === 'aborted') log.warn({ job: job.id, destination: destination.config.id, code: outcome.code }, 'job aborted');
+    if (outcome.state === 'aborted')
+      log.warn({ job: job.id, destination: destination.config.id, code: outcome.code }, 'job aborted');
   }
 
-  #startOrNot(head: Head, { entered, payloads }: { entered: EnteredPartitions; payloads: ReadonlyMap<number, Payload> }): void {
+  #startOrNot(
+    head: Head,
+    { entered, payloads }: { entered: EnteredPartitions; payloads: ReadonlyMap<number, Payload> },
+  ): void {
     const { destination, lane, job } = head;
     const { partition } = lane.place;
     // Nobody told us to stop, and yet not open: it will be opened again, and then read afresh.
     if (!isOpen(entered, lane) && !lane.place.closed) this.forget([partition]);
     const payload = payloads.get(job.id);
-    if (payload && !lane.gone && !lane.place.closed) return this.#send(head, payload);
+    if (payload && !lane.gone && !lane.place.closed) {
+      this.#send(head, payload);
+      return;
+    }
     destination.inFlight -= 1;
     this.#countActive(partition, destination, -1);
     if (!lane.gone && !lane.place.closed) {
@@ -279,7 +302,10 @@ export class Delivery {
       const part = `destination ${destination.config.id}` as const;
       if (sent.state === 'failed') health.failed(part, sent.code);
       else health.succeeded(part);
-      const outcome = this.#limits.attemptsMax > 0 && sent.state === 'failed' && attemptOf(job) >= this.#limits.attemptsMax ? { ...sent, state: 'aborted' as const } : sent;
+      const outcome =
+        this.#limits.attemptsMax > 0 && sent.state === 'failed' && attemptOf(job) >= this.#limits.attemptsMax
+          ? { ...sent, state: 'aborted' as const }
+          : sent;
       destination.lanes.finish(lane, outcome);
       this.#results.push({ ...head, outcome, retryMs: this.#retryMs(job, outcome) });
       this.#rounds.kick();
@@ -315,7 +341,10 @@ export class Delivery {
         backoff.reset();
       } catch (error) {
         this.#deps.health.failed('loading', describeError(error));
-        this.#deps.log.warn({ error: describeError(error), destination: destination.config.id }, 'loading failed, will try again');
+        this.#deps.log.warn(
+          { error: describeError(error), destination: destination.config.id },
+          'loading failed, will try again',
+        );
         await new Promise((resolve) => setTimeout(resolve, backoff.next()));
       }
     }
@@ -329,14 +358,19 @@ export class Delivery {
     try {
       const { topology, workspaces } = this.#deps;
       const datasets = topology.datasets();
-      const { partitions, partitionIds, after } = await workspaces.expand(places, datasets);
-      await this.#read(lanes, selectUndelivered(rtDatasets(datasets)), [partitions, partitionIds, after, limit, config.id], (rows) => {
-        for (const { place, partition, after: from } of places) {
-          const mine = (rows.get(partition) ?? []).slice(0, limit);
-          lanes.load(place, mine, mine.at(-1)?.id ?? from);
-          if (mine.length === limit) place.dirty = true;
-        }
-      });
+      const { partitions, partitionIds, after } = await workspaces.expand(places);
+      await this.#read(
+        lanes,
+        selectUndelivered(rtDatasets(datasets)),
+        [partitions, partitionIds, after, limit, config.id],
+        (rows) => {
+          for (const { place, partition, after: from } of places) {
+            const mine = (rows.get(partition) ?? []).slice(0, limit);
+            lanes.load(place, mine, mine.at(-1)?.id ?? from);
+            if (mine.length === limit) place.dirty = true;
+          }
+        },
+      );
     } catch (error) {
       for (const { place } of places) place.dirty = true;
       throw error;
@@ -352,22 +386,46 @@ export class Delivery {
     const datasets = topology.datasets();
     const from = { partition: place.partition, after: Math.min(...wanted.map(({ after }) => after)) };
     const upTo = place.after;
-    const { partitions, partitionIds, after } = await workspaces.expand([from], datasets);
+    const { partitions, partitionIds, after } = await workspaces.expand([from]);
     const users = wanted.map(({ lane }) => lane.userKey);
-    await this.#read(lanes, selectUndeliveredOfUsers(rtDatasets(datasets)), [partitions, partitionIds, after, ROWS_PER_LOAD, config.id, users, upTo], (rows) => {
-      const mine = (rows.get(place.partition) ?? []).slice(0, ROWS_PER_LOAD);
-      lanes.refill(place, wanted, mine, mine.length < ROWS_PER_LOAD);
-    });
+    await this.#read(
+      lanes,
+      selectUndeliveredOfUsers(rtDatasets(datasets)),
+      [partitions, partitionIds, after, ROWS_PER_LOAD, config.id, users, upTo],
+      (rows) => {
+        const mine = (rows.get(place.partition) ?? []).slice(0, ROWS_PER_LOAD);
+        lanes.refill(place, wanted, mine, mine.length < ROWS_PER_LOAD);
+      },
+    );
     return true;
   }
 
-  async #read(lanes: Lanes, text: string, values: unknown[], apply: (rows: Map<PartitionIndex, LoadedRow[]>) => void): Promise<void> {
+  async #read(
+    lanes: Lanes,
+    text: string,
+    values: unknown[],
+    apply: (rows: Map<PartitionIndex, LoadedRow[]>) => void,
+  ): Promise<void> {
     lanes.reading = true;
     try {
-      const read = await this.#deps.session.pool.query<{ partition: number; job_id: string; dataset: number; user_id: string; attempts: number; retryInMs: number }>(prepared(text, values));
+      const read = await this.#deps.session.pool.query<{
+        partition: number;
+        job_id: string;
+        dataset: number;
+        user_id: string;
+        attempts: number;
+        retryInMs: number;
+      }>(prepared(text, values));
       const rows = new Map<PartitionIndex, LoadedRow[]>();
       for (const { partition, job_id, dataset, user_id, attempts, retryInMs } of read.rows) {
-        const row = { partition, id: Number(job_id), dataset, userKey: user_id, attempts, retryInMs: Math.min(retryInMs ?? 0, this.#limits.retryAfterMaxMs) };
+        const row = {
+          partition,
+          id: Number(job_id),
+          dataset,
+          userKey: user_id,
+          attempts,
+          retryInMs: Math.min(retryInMs ?? 0, this.#limits.retryAfterMaxMs),
+        };
         const known = rows.get(partition);
         if (known) known.push(row);
         else rows.set(partition, [row]);
@@ -379,13 +437,11 @@ export class Delivery {
   }
 }
 
-const rtDatasets = (datasets: readonly Dataset[]): number[] => datasets.filter(({ prefix }) => prefix === 'rt').map(({ dataset }) => dataset);
+const rtDatasets = (datasets: readonly Dataset[]): number[] =>
+  datasets.filter(({ prefix }) => prefix === 'rt').map(({ dataset }) => dataset);
 const isOpen = (entered: EnteredPartitions, { place }: Lane): boolean => entered.get(place.partition)?.state === 'open';
-const isWritable = (entered: EnteredPartitions, lane: Lane): boolean => isOpen(entered, lane) || entered.get(lane.place.partition)?.state === 'paused';
+const isWritable = (entered: EnteredPartitions, lane: Lane): boolean =>
+  isOpen(entered, lane) || entered.get(lane.place.partition)?.state === 'paused';
 /** The status column is a smallint. */
 const attemptOf = (job: Job): number => Math.min(job.attempts + 1, 32_767);
 const withoutResponse = (result: Result): Result => ({ ...result, outcome: { ...result.outcome, response: '' } });
-
-function groupByDataset<T extends Head>(heads: readonly T[]): Map<number, T[]> {
-  return Map.groupBy(heads, ({ job }) => job.dataset);
-}

@@ -35,7 +35,10 @@ export class Gateway {
     this.#deps = deps;
     this.#sources = new Map(deps.config.sources.map((source) => [source.writeKey, source]));
     this.#inHand = new BytesInHand(deps.config.limits.intakeBytesMax);
-    this.#server = createServer({ keepAliveTimeout: 75_000 }, (request, response) => void this.#answer(request, response));
+    this.#server = createServer(
+      { keepAliveTimeout: 75_000 },
+      (request, response) => void this.#answer(request, response),
+    );
   }
 
   /** Gives the URL. */
@@ -71,7 +74,8 @@ export class Gateway {
       else if (request.method === 'GET' && path === '/ready') {
         const { ready, body } = await this.#deps.ready();
         sendJson(response, ready && !this.#stopping ? 200 : 503, body);
-      } else throw new HttpRefusal(type !== undefined || path === '/health' || path === '/ready' ? 405 : 404, 'Not found');
+      } else
+        throw new HttpRefusal(type !== undefined || path === '/health' || path === '/ready' ? 405 : 404, 'Not found');
     } catch (error) {
       this.#refuse(request, response, error);
     }

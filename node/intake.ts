@@ -19,7 +19,13 @@ import type { Health } from './health.ts';
 import type { NodeMetrics } from './metrics.ts';
 import { prepared } from './prepared.ts';
 import { HttpRefusal, unavailable } from './refusal.ts';
-import { type EnteredPartitions, isDataError, isSuperseded, OutcomeUnknown, PartitionTransactions } from './transaction.ts';
+import {
+  type EnteredPartitions,
+  isDataError,
+  isSuperseded,
+  OutcomeUnknown,
+  PartitionTransactions,
+} from './transaction.ts';
 import type { NodeSession, NodeTopology } from './work.ts';
 
 export interface IntakeDeps {
@@ -73,12 +79,22 @@ export class Intake {
     const { limits } = this.#deps.config;
     if (this.#stopped) throw unavailable('node is stopping');
     if (this.#queue.length >= limits.intakeRequestsMax) throw unavailable('too many requests wait');
-    const count = this.#deps.topology.ring().partitionCount || this.#ownPartitionCount || (await this.#readPartitionCount());
+    const count =
+      this.#deps.topology.ring().partitionCount || this.#ownPartitionCount || (await this.#readPartitionCount());
     const indexes = events.map((event) => partitionOf(event.userKey, count));
     const partitions = [...new Set(indexes)];
     this.#refuseForeign(partitions);
     await new Promise<void>((resolve, reject) => {
-      this.#queue.push({ source, events, partitions, partitionOf: indexes, isGone, since: performance.now(), resolve, reject });
+      this.#queue.push({
+        source,
+        events,
+        partitions,
+        partitionOf: indexes,
+        isGone,
+        since: performance.now(),
+        resolve,
+        reject,
+      });
       this.#committing ??= this.#commitAll();
     });
   }
@@ -158,9 +174,11 @@ export class Intake {
       }
       this.#deps.health.failed('database', describeError(error));
       this.#deps.log.warn({ error: describeError(error), requests: group.length }, 'events not acknowledged');
-      const answer = error instanceof OutcomeUnknown ? new HttpRefusal(500, 'outcome unknown') : unavailable('database unavailable');
+      const answer =
+        error instanceof OutcomeUnknown ? new HttpRefusal(500, 'outcome unknown') : unavailable('database unavailable');
       for (const request of group) request.reject(answer);
-      if (error instanceof OutcomeUnknown) this.#deps.onStored([...new Set(group.flatMap((request) => request.partitions))]);
+      if (error instanceof OutcomeUnknown)
+        this.#deps.onStored([...new Set(group.flatMap((request) => request.partitions))]);
     }
   }
 
@@ -190,7 +208,8 @@ export class Intake {
   }
 
   async #insert(client: PoolClient, dataset: number, requests: readonly WaitingRequest[]): Promise<number> {
-    const [partitions, messageIds, userKeys, sourceIds, payloads]: [number[], string[], string[], string[], string[]] = [[], [], [], [], []];
+    const [partitions, messageIds, userKeys, sourceIds, payloads]: [number[], string[], string[], string[], string[]] =
+      [[], [], [], [], []];
     const seen = new Set<string>(); // a resend may be in the same group, or the same request
     for (const { source, events, partitionOf: indexes } of requests) {
       events.forEach((event, i) => {
@@ -205,7 +224,15 @@ export class Intake {
       });
     }
     const inserted = await client.query(
-      prepared(insertEvents(dataset), [partitions, messageIds, userKeys, sourceIds, payloads, this.#deps.config.workspaceId, new Date().toISOString()]),
+      prepared(insertEvents(dataset), [
+        partitions,
+        messageIds,
+        userKeys,
+        sourceIds,
+        payloads,
+        this.#deps.config.workspaceId,
+        new Date().toISOString(),
+      ]),
     );
     return inserted.rowCount ?? 0;
   }
@@ -220,7 +247,11 @@ export class Intake {
   }
 }
 
-function refusalOf(partitions: readonly PartitionIndex[], entered: EnteredPartitions, version: number): HttpRefusal | null {
+function refusalOf(
+  partitions: readonly PartitionIndex[],
+  entered: EnteredPartitions,
+  version: number,
+): HttpRefusal | null {
   const foreign = partitions.filter((partition) => {
     const state = entered.get(partition)?.state ?? 'closed';
     return state !== 'open' && state !== 'paused';
@@ -232,7 +263,12 @@ function refusalOf(partitions: readonly PartitionIndex[], entered: EnteredPartit
   return misdirected(closed ? 'not-owner' : 'fenced', foreign, version, closed ? null : move);
 }
 
-function misdirected(state: 'not-owner' | 'fenced', partitions: readonly PartitionIndex[], version: number, move: string | null): HttpRefusal {
+function misdirected(
+  state: 'not-owner' | 'fenced',
+  partitions: readonly PartitionIndex[],
+  version: number,
+  move: string | null,
+): HttpRefusal {
   return new HttpRefusal(421, JSON.stringify({ error: state, partitions }), {
     [headers.state]: state,
     [headers.version]: String(version),

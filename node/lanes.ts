@@ -123,7 +123,12 @@ export class Lanes {
     if (this.#jobs > this.#limits.jobsMax / 2) return [];
     return [...this.#places.values()]
       .filter((place) => place.dirty && place.jobs <= this.#limits.partitionJobsMax / 2)
-      .map((place) => ({ place, partition: place.partition, after: place.after, room: this.#limits.partitionJobsMax - place.jobs }));
+      .map((place) => ({
+        place,
+        partition: place.partition,
+        after: place.after,
+        room: this.#limits.partitionJobsMax - place.jobs,
+      }));
   }
 
   /** Some lanes of one partition that were spilled and have room again. Each is to be read from above `after`, up to `place.after`. */
@@ -132,7 +137,8 @@ export class Lanes {
     let place: Place | null = null;
     const lanes: { lane: Lane; after: number }[] = [];
     for (const lane of this.#spilled) {
-      const hasRoom = lane.backoff === null && lane.outcome?.state !== 'failed' && lane.jobs.length <= this.#limits.userJobsMax / 2;
+      const hasRoom =
+        lane.backoff === null && lane.outcome?.state !== 'failed' && lane.jobs.length <= this.#limits.userJobsMax / 2;
       if (!hasRoom || (place !== null && lane.place !== place)) continue;
       place = lane.place;
       lanes.push({ lane, after: lane.lastId });
@@ -165,10 +171,17 @@ export class Lanes {
   }
 
   /** Ascending rows between these lanes' last jobs and `place.after`; `complete`: all of them. */
-  refill(place: Place, lanes: readonly { lane: Lane; after: number }[], rows: readonly LoadedRow[], complete: boolean): void {
+  refill(
+    place: Place,
+    lanes: readonly { lane: Lane; after: number }[],
+    rows: readonly LoadedRow[],
+    complete: boolean,
+  ): void {
     if (place.closed) return;
     // A lane that was cut meanwhile, as its job failed, has a gap before these rows: it is read again later.
-    const wanted = new Map(lanes.filter(({ lane, after }) => !lane.gone && lane.lastId === after).map(({ lane }) => [lane.userKey, lane]));
+    const wanted = new Map(
+      lanes.filter(({ lane, after }) => !lane.gone && lane.lastId === after).map(({ lane }) => [lane.userKey, lane]),
+    );
     for (const row of rows) {
       const lane = wanted.get(row.userKey);
       if (!lane || row.id <= lane.lastId) continue;
@@ -186,7 +199,19 @@ export class Lanes {
     const key = `${place.partition} ${userKey}`;
     let lane = this.#lanes.get(key);
     if (!lane) {
-      lane = { key, userKey, place, jobs: [], lastId: 0, spilled: false, active: false, outcome: null, queued: false, backoff: null, gone: false };
+      lane = {
+        key,
+        userKey,
+        place,
+        jobs: [],
+        lastId: 0,
+        spilled: false,
+        active: false,
+        outcome: null,
+        queued: false,
+        backoff: null,
+        gone: false,
+      };
       this.#lanes.set(key, lane);
       place.lanes.add(lane);
     } else if (lane.place !== place) {
@@ -228,10 +253,12 @@ export class Lanes {
   /** Its transaction did not happen: first in the queue again. */
   putBack(lane: Lane): void {
     lane.active = lane.outcome !== null;
-    if (lane.gone || lane.active && lane.place.closed) return;
-    if (lane.place.closed) return this.#giveBack(lane, lane.jobs[0]!.id);
-    lane.queued = true;
-    this.#ready.unshift(lane);
+    if (lane.gone || (lane.active && lane.place.closed)) return;
+    if (lane.place.closed) this.#giveBack(lane, lane.jobs[0]!.id);
+    else {
+      lane.queued = true;
+      this.#ready.unshift(lane);
+    }
   }
 
   /** Marked, and not started, as its partition was forgotten: it is pending in the database, and read again when the partition is opened. */
@@ -251,17 +278,24 @@ export class Lanes {
     const failed = lane.outcome?.state === 'failed';
     lane.outcome = null;
     lane.active = taken;
-    if (failed) return this.#failed(lane, retryMs);
+    if (failed) this.#failed(lane, retryMs);
+    else this.#done(lane);
+  }
+
+  #done(lane: Lane): void {
     lane.jobs.shift();
     lane.place.jobs -= 1;
     this.#jobs -= 1;
-    if (!taken && lane.jobs.length > 0) this.#enqueue(lane);
+    if (!lane.active && lane.jobs.length > 0) this.#enqueue(lane);
     this.#settle(lane);
   }
 
   #failed(lane: Lane, retryMs: number): void {
     const head = lane.jobs[0]!;
-    if (lane.place.closed) return this.#giveBack(lane, head.id);
+    if (lane.place.closed) {
+      this.#giveBack(lane, head.id);
+      return;
+    }
     head.attempts += 1;
     // What waits behind it is read again later: many blocked users must not fill the memory.
     if (lane.jobs.length > 1) {

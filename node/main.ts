@@ -14,8 +14,16 @@ const EXIT_SUPERSEDED = 3;
 const END_SLACK_MS = 8_000;
 
 async function run(config: NodeConfig): Promise<void> {
-  const session = await openSession({ node: config.node, clusterId: config.clusterId, databaseUrl: config.databaseUrl });
-  const ringStore = createPostgresRingStore({ connectionString: config.ringStoreUrl, applicationName: 'ringmaster node', log });
+  const session = await openSession({
+    node: config.node,
+    clusterId: config.clusterId,
+    databaseUrl: config.databaseUrl,
+  });
+  const ringStore = createPostgresRingStore({
+    connectionString: config.ringStoreUrl,
+    applicationName: 'ringmaster node',
+    log,
+  });
   const starting: Promise<RunningNode> = startNode({
     config,
     session,
@@ -23,7 +31,10 @@ async function run(config: NodeConfig): Promise<void> {
     makeSteward: (work) => new Steward({ session, ringStore, work, log }),
     onSuperseded: (error) => {
       // At once: another process delivers what this one remembers.
-      log.fatal({ error: describeError(error), instance: session.instance }, 'another process has become this node: ending');
+      log.fatal(
+        { error: describeError(error), instance: session.instance },
+        'another process has become this node: ending',
+      );
       process.exit(EXIT_SUPERSEDED);
     },
   });

@@ -44,7 +44,9 @@ export class MessageWindow {
     try {
       let pruned: number;
       do {
-        const done = await this.#transactions.run([], (client) => client.query(pruneMessageIds, [limits.messageWindowMs, limits.pruneRows]));
+        const done = await this.#transactions.run([], (client) =>
+          client.query(pruneMessageIds, [limits.messageWindowMs, limits.pruneRows]),
+        );
         pruned = done.rowCount ?? 0;
       } while (pruned === limits.pruneRows && !this.#stopped);
     } catch (error) {

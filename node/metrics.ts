@@ -1,5 +1,5 @@
 /** The node's counters and gauges. A registry of their own: several nodes may live in one test process. */
-import { collectDefaultMetrics, Counter, Gauge, Registry } from 'prom-client';
+import { Counter, collectDefaultMetrics, Gauge, Registry } from 'prom-client';
 
 export type NodeMetrics = ReturnType<typeof createNodeMetrics>;
 
@@ -18,7 +18,8 @@ export function createNodeMetrics(node: string) {
   const registry = new Registry();
   registry.setDefaultLabels({ node });
   const registers = [registry];
-  const counter = (name: string, help: string, labelNames: string[] = []): Counter => new Counter({ name: `ringmaster_node_${name}`, help, labelNames, registers });
+  const counter = (name: string, help: string, labelNames: string[] = []): Counter =>
+    new Counter({ name: `ringmaster_node_${name}`, help, labelNames, registers });
   return {
     registry,
     accepted: counter('events_accepted_total', 'Events stored and acknowledged'),
@@ -32,7 +33,14 @@ export function createNodeMetrics(node: string) {
     observe(sources: MetricSources): void {
       collectDefaultMetrics({ register: registry });
       const gauge = (name: string, help: string, read: () => number): void => {
-        new Gauge({ name: `ringmaster_node_${name}`, help, registers, collect() { this.set(read()); } });
+        new Gauge({
+          name: `ringmaster_node_${name}`,
+          help,
+          registers,
+          collect() {
+            this.set(read());
+          },
+        });
       };
       gauge('deliveries_in_flight', 'Deliveries that run now', sources.inFlight);
       gauge('ring_version', 'Version of the ring that this node has folded', sources.ringVersion);

@@ -83,7 +83,10 @@ export async function startNode({ config, session, makeSteward, log, onSupersede
     ...shared,
     intake,
     health: describe,
-    ready: async () => ({ ready: (await ping()) && steward.datasets().length > 0 && !superseded, body: await describe() }),
+    ready: async () => ({
+      ready: (await ping()) && steward.datasets().length > 0 && !superseded,
+      body: await describe(),
+    }),
   });
   const control = createControlApi({ control: steward, token: config.controlToken, metrics, log });
   metrics.observe({
@@ -99,7 +102,10 @@ export async function startNode({ config, session, makeSteward, log, onSupersede
     gateway.destroy();
     await Promise.race([intake.stop(), delay(1_000, undefined, { ref: false })]);
     await Promise.race([work.end(config.limits.endMs), delay(config.limits.endMs + 2_000, undefined, { ref: false })]);
-    await Promise.race([Promise.all([messageWindow.stop(), steward.stop(), control.close()]), delay(2_000, undefined, { ref: false })]);
+    await Promise.race([
+      Promise.all([messageWindow.stop(), steward.stop(), control.close()]),
+      delay(2_000, undefined, { ref: false }),
+    ]);
     await Promise.race([session.pool.end(), delay(1_000, undefined, { ref: false })]);
   };
   try {
@@ -116,10 +122,15 @@ export async function startNode({ config, session, makeSteward, log, onSupersede
   }
 }
 
-async function countPending(session: NodeSession, topology: NodeTopology): Promise<{ prefix: string; destination: string; count: number }[]> {
+async function countPending(
+  session: NodeSession,
+  topology: NodeTopology,
+): Promise<{ prefix: string; destination: string; count: number }[]> {
   const counts: { prefix: string; destination: string; count: number }[] = [];
   for (const { prefix, dataset } of topology.datasets()) {
-    const counted = await session.pool.query<{ destination: string | null; count: number }>(countPendingByDestination(prefix, dataset));
+    const counted = await session.pool.query<{ destination: string | null; count: number }>(
+      countPendingByDestination(prefix, dataset),
+    );
     for (const { destination, count } of counted.rows) counts.push({ prefix, destination: destination ?? '', count });
   }
   return counts;

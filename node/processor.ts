@@ -7,8 +7,8 @@
  *   - only partitions whose row says `open` inside the transaction; cursors in memory only spare reading what is done.
  */
 import type { PoolClient } from 'pg';
-import { insertForDestinations, insertProcessed, selectUnprocessed } from '../jobsdb/sql/processing.ts';
 import type { Dataset } from '../jobsdb/sql/datasets.ts';
+import { insertForDestinations, insertProcessed, selectUnprocessed } from '../jobsdb/sql/processing.ts';
 import { describeError } from '../kit/errors.ts';
 import { type Logger, now } from '../kit/log.ts';
 import type { PartitionIndex } from '../ring/partition.ts';
@@ -69,7 +69,9 @@ export class Processor {
   constructor(deps: ProcessorDeps) {
     this.#deps = deps;
     this.#transactions = new PartitionTransactions(deps.session);
-    this.#destinationsOf = new Map(deps.config.sources.map(({ sourceId, destinations }) => [sourceId, destinations.map(({ id }) => id)]));
+    this.#destinationsOf = new Map(
+      deps.config.sources.map(({ sourceId, destinations }) => [sourceId, destinations.map(({ id }) => id)]),
+    );
   }
 
   start(): void {
@@ -152,7 +154,11 @@ export class Processor {
         // Also not what was forgotten while we waited for the locks.
         const readable = batch.filter((cursor) => isOpen(cursor) && this.#cursors.get(cursor.partition) === cursor);
         const rows = await this.#select(client, datasets, readable, limit);
-        return { rows, notOpen: batch.filter((cursor) => !isOpen(cursor)), processed: await this.#write(client, datasets, [...rows.values()].flat()) };
+        return {
+          rows,
+          notOpen: batch.filter((cursor) => !isOpen(cursor)),
+          processed: await this.#write(client, datasets, [...rows.values()].flat()),
+        };
       });
       for (const cursor of batch) {
         const read = rows.get(cursor.partition) ?? [];
@@ -170,14 +176,22 @@ export class Processor {
   }
 
   /** The first `limit` pending rows of each, ascending. */
-  async #select(client: PoolClient, datasets: readonly Dataset[], cursors: readonly Cursor[], limit: number): Promise<Map<PartitionIndex, Row[]>> {
+  async #select(
+    client: PoolClient,
+    datasets: readonly Dataset[],
+    cursors: readonly Cursor[],
+    limit: number,
+  ): Promise<Map<PartitionIndex, Row[]>> {
     const rows = new Map<PartitionIndex, Row[]>();
     if (cursors.length === 0) return rows;
-    const { partitions, partitionIds, after } = await this.#deps.workspaces.expand(cursors, datasets);
+    const { partitions, partitionIds, after } = await this.#deps.workspaces.expand(cursors);
     const numbers = datasets.filter(({ prefix }) => prefix === 'gw').map(({ dataset }) => dataset);
-    const selected = await client.query<{ partition: number; job_id: string; dataset: number; source_id: string | null }>(
-      prepared(selectUnprocessed(numbers), [partitions, partitionIds, after, limit]),
-    );
+    const selected = await client.query<{
+      partition: number;
+      job_id: string;
+      dataset: number;
+      source_id: string | null;
+    }>(prepared(selectUnprocessed(numbers), [partitions, partitionIds, after, limit]));
     for (const { partition, job_id, dataset, source_id } of selected.rows) {
       const known = rows.get(partition);
       const row = { partition, id: Number(job_id), dataset, sourceId: source_id };
@@ -192,7 +206,10 @@ export class Processor {
     if (rows.length === 0) return 0;
     const at = now();
     for (const { partition } of rows) this.lastStarts.set(partition, at);
-    const done = new Map<number, { ids: number[]; states: string[]; codes: (string | null)[]; errors: (string | null)[] }>();
+    const done = new Map<
+      number,
+      { ids: number[]; states: string[]; codes: (string | null)[]; errors: (string | null)[] }
+    >();
     const jobs = { ids: [] as number[], destinations: [] as string[], datasets: new Set<number>() };
     for (const row of rows) {
       const destinations = row.sourceId === null ? [] : this.#destinationsOf.get(row.sourceId);

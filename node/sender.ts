@@ -26,7 +26,11 @@ export class Sender {
 
   constructor(config: DestinationConfig, limits: NodeLimits) {
     const url = new URL(config.url);
-    this.#pool = new Pool(url.origin, { connections: config.maxInFlight, pipelining: 1, connect: { timeout: config.timeoutMs } });
+    this.#pool = new Pool(url.origin, {
+      connections: config.maxInFlight,
+      pipelining: 1,
+      connect: { timeout: config.timeoutMs },
+    });
     this.#path = url.pathname + url.search;
     this.#timeoutMs = config.timeoutMs;
     this.#retryAfterMaxMs = limits.retryAfterMaxMs;
@@ -58,7 +62,11 @@ export class Sender {
         return { state: 'succeeded', code: String(statusCode), response: '', retryAfterMs: 0 };
       }
       const text = await readStart(response.body);
-      return { ...judge(statusCode, response.headers, this.#retryAfterMaxMs), code: String(statusCode), response: text };
+      return {
+        ...judge(statusCode, response.headers, this.#retryAfterMaxMs),
+        code: String(statusCode),
+        response: text,
+      };
     } catch (error) {
       const code = timeout.signal.aborted ? 'TIMEOUT' : (codeOf(error) ?? 'NETWORK').slice(0, 32);
       return { state: 'failed', code, response: '', retryAfterMs: 0 };
@@ -79,7 +87,11 @@ export class Sender {
  * 4xx other than 408 and 429 is a refusal for good. Everything else is tried again: also a redirect, which nobody follows with an event in hand, and which
  * may be a destination's maintenance.
  */
-function judge(status: number, headers: Record<string, string | string[] | undefined>, retryAfterMaxMs: number): Pick<Outcome, 'state' | 'retryAfterMs'> {
+function judge(
+  status: number,
+  headers: Record<string, string | string[] | undefined>,
+  retryAfterMaxMs: number,
+): Pick<Outcome, 'state' | 'retryAfterMs'> {
   if (status >= 400 && status < 500 && status !== 408 && status !== 429) return { state: 'aborted', retryAfterMs: 0 };
   return { state: 'failed', retryAfterMs: Math.min(retryAfterMs(headers), retryAfterMaxMs) };
 }

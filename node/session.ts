@@ -1,6 +1,6 @@
 /** One process of the node and its connections. */
-import pg from 'pg';
 import { migrateJobsDb } from '../jobsdb/migrate.ts';
+import { createPool } from '../jobsdb/pool.ts';
 import type { NodeSession } from './work.ts';
 
 export interface SessionOptions {
@@ -17,14 +17,7 @@ export interface SessionOptions {
  */
 export async function openSession(options: SessionOptions): Promise<NodeSession> {
   await migrateJobsDb(options.databaseUrl);
-  const pool = new pg.Pool({
-    connectionString: options.databaseUrl,
-    max: options.connectionsMax ?? 12,
-    application_name: `ringmaster node`,
-    // A lost server is noticed by the next query; an idle connection's error must not end the process.
-    keepAlive: true,
-  });
-  pool.on('error', () => undefined);
+  const pool = createPool({ connectionString: options.databaseUrl, max: options.connectionsMax ?? 12, application_name: 'ringmaster node' });
   const raised = await pool.query<{ instance: string; database_id: string }>('SELECT * FROM ringmaster.raise_instance()');
   const { instance, database_id } = raised.rows[0]!;
   return { node: options.node, clusterId: options.clusterId, databaseId: database_id, instance: Number(instance), pool };

@@ -19,9 +19,9 @@ import { CodedError, describeError } from '../kit/errors.ts';
 import { type Logger, now } from '../kit/log.ts';
 import type { ImportTarget, MoveCommand, NodeControl, NodeStatus, PartitionState } from '../dataplane/contract.ts';
 import { attachedDatasets, countPendingOf, dropImport, putAwayStale } from '../jobsdb/stale.ts';
-import { attachImport, ensureImport, importsOf } from '../jobsdb/imports.ts';
+import { ensureImport, importsOf } from '../jobsdb/imports.ts';
 import type { Dataset } from '../jobsdb/sql/datasets.ts';
-import { enterAlone, selectNode, selectStates, setFolded, setSettled, setStates } from '../jobsdb/sql/partitions.ts';
+import { enterAlone, follow, obey, refusalOfState, selectNode, selectStates, setSettled } from '../jobsdb/sql/partitions.ts';
 import type { MoveId, RecordedEvent } from '../ring/events.ts';
 import { formatPartitions, type PartitionIndex } from '../ring/partition.ts';
 import { fold, isMember, moveOf, noRing, type OpenMove, type Ring } from '../ring/ring.ts';
@@ -166,7 +166,7 @@ export class Steward implements NodeControl, NodeTopology {
       // Memory first, so that nothing new starts while we wait for the locks; the rows decide.
       this.#work.stop(commanded.partitions);
       try {
-        await this.#setCommanded(commanded, command.token, (row) => (row.state === 'fenced' ? 'fenced' : 'paused'));
+        await this.#obey(commanded, command.token, 'paused');
       } catch (error) {
         this.#work.opened(commanded.partitions.filter((partition) => this.#rows.get(partition)?.state === 'open'));
         throw error;
@@ -191,10 +191,7 @@ export class Steward implements NodeControl, NodeTopology {
     await this.#folded(command.token);
     await this.#inTurn(async () => {
       const move = this.#commandedSource(command);
-      await this.#setCommanded(move, command.token, (row) => {
-        if (row.state === 'open') refuse('MOVE_INVALID', `${move.move} must be quiesced before it is fenced`);
-        return 'fenced';
-      });
+      await this.#obey(move, command.token, 'fenced');
       this.#armDeadMan(move.move, command.holdDeadlineMs, true);
       this.#log.info({ move: move.move, claim: command.token, partitions: move.partitions, at: now() }, 'partitions fenced');
     });
@@ -271,15 +268,12 @@ export class Steward implements NodeControl, NodeTopology {
     const closing = [...changes].filter(([, state]) => state === 'closed').map(([partition]) => partition);
     const opening = [...changes].filter(([, state]) => state === 'open').map(([partition]) => partition);
     this.#work.stop(closing);
-    if (last.version > this.#foldedVersion || changes.size > 0) {
-      await this.#alone([...changes.keys()], async (client) => {
-        for (const move of new Set(opening.flatMap((partition) => gained.get(partition) ?? []))) await attachImport(client, move);
-        await this.#putAwayBeforeOpening(client, opening, gained);
-        if (opening.length > 0) await client.query(setStates, [opening, 'open', last.version, null]);
-        if (closing.length > 0) await client.query(setStates, [closing, 'closed', last.version, null]);
-        await client.query(setFolded, [last.version, last.hash]);
-        this.#datasets = await attachedDatasets(client);
-      });
+    // Events that change no state here need no write: a restarted node folds them again.
+    if (changes.size > 0) {
+      await this.#putAwayBeforeOpening(opening, gained);
+      const imports = [...new Set(opening.flatMap((partition) => gained.get(partition) ?? []))];
+      await this.#once(follow, [this.#session.instance, opening, closing, imports, last.version, last.hash]);
+      if (imports.length > 0) this.#datasets = await this.#withClient(attachedDatasets);
     }
     for (const [partition, state] of changes) this.#rows.set(partition, { state, token: last.version, move: null });
     // A partition that this database never knew has nothing to put away.
@@ -307,10 +301,10 @@ export class Steward implements NodeControl, NodeTopology {
     return moveOf(ring, row.move!)?.state === 'started' ? null : 'open'; // the move was aborted: the fence is lifted
   }
 
-  /** The pair of S4 where no prepare came before: checked again at the moment in which stale rows would come to life. */
-  async #putAwayBeforeOpening(client: PoolClient, opening: readonly PartitionIndex[], gained: ReadonlyMap<PartitionIndex, MoveId>): Promise<void> {
+  /** The pair of S4 where no prepare came before: looked at again before stale rows would come to life. The partitions are closed, and only this opens them. */
+  async #putAwayBeforeOpening(opening: readonly PartitionIndex[], gained: ReadonlyMap<PartitionIndex, MoveId>): Promise<void> {
     const unprepared = opening.filter((partition) => this.#unsettled.has(partition) && !gained.has(partition));
-    if (unprepared.length > 0) await putAwayStale(client, unprepared);
+    if (unprepared.length > 0) await this.#alone(unprepared, (client) => putAwayStale(client, unprepared));
   }
 
   /** A node that comes back with an empty or another database opens nothing, and says so by name. */
@@ -357,23 +351,10 @@ export class Steward implements NodeControl, NodeTopology {
     return move;
   }
 
-  async #setCommanded(move: OpenMove, token: number, stateAfter: (row: Row) => PartitionState): Promise<void> {
-    const next = await this.#alone(move.partitions, async (client, rows) => {
-      const states = new Map<PartitionIndex, PartitionState>();
-      for (const [partition, row] of rows) {
-        if (row.token > token) refuse('STALE_TOKEN', `partition ${partition} has obeyed token ${row.token}, not ${token}`);
-        if (row.state === 'closed' || (row.move !== null && row.move !== move.move)) {
-          refuse('MOVE_INVALID', `partition ${partition} is ${row.state}${row.move ? ` by ${row.move}` : ''} at ${this.#session.node}`);
-        }
-        states.set(partition, stateAfter(row));
-      }
-      for (const state of new Set(states.values())) {
-        const partitions = [...states].filter(([, other]) => other === state).map(([partition]) => partition);
-        await client.query(setStates, [partitions, state, token, move.move]);
-      }
-      return states;
-    });
-    for (const [partition, state] of next) this.#rows.set(partition, { state, token, move: move.move });
+  /** Quiesces or fences, durably; waits for the transactions that are inside. */
+  async #obey(move: OpenMove, token: number, state: 'paused' | 'fenced'): Promise<void> {
+    const rows = await this.#once<{ partition: number; state: PartitionState }>(obey, [this.#session.instance, move.partitions, state, token, move.move]);
+    for (const row of rows) this.#rows.set(row.partition, { state: row.state, token, move: move.move });
   }
 
   async #waitIdle(move: OpenMove, limitMs: number, signal?: AbortSignal): Promise<void> {
@@ -496,6 +477,17 @@ export class Steward implements NodeControl, NodeTopology {
         throw error;
       }
     });
+  }
+
+  /** One statement, which is a transaction of its own. What it refuses by SQLSTATE is refused by the contract's code. */
+  async #once<R extends object>(statement: string, values: readonly unknown[]): Promise<R[]> {
+    try {
+      return (await this.#session.pool.query<R>(statement, [...values])).rows;
+    } catch (error) {
+      const code = refusalOfState[(error as { code?: string }).code ?? ''];
+      if (code === undefined) throw error;
+      throw new CodedError(code, (error as Error).message, {}, { cause: error });
+    }
   }
 
   async #withClient<T>(use: (client: PoolClient) => Promise<T>): Promise<T> {

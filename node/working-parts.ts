@@ -16,7 +16,7 @@ export class WorkingParts implements NodeWork {
   readonly #idleWaiters = new Set<() => void>();
 
   constructor(deps: WorkingPartsDeps) {
-    this.#workspaces = new Workspaces(deps.session.pool, deps.config.workspaceId);
+    this.#workspaces = new Workspaces(deps.session.pool, deps.config.workspaceId, () => deps.topology.datasets());
     const onIdle = (): void => {
       for (const look of this.#idleWaiters) look();
     };
@@ -51,7 +51,10 @@ export class WorkingParts implements NodeWork {
   }
 
   async idle(partitions: readonly PartitionIndex[], signal: AbortSignal): Promise<void> {
-    const isIdle = (): boolean => partitions.every((partition) => !this.#processor.busy(partition) && this.#delivery.busyWith(partition).length === 0);
+    const isIdle = (): boolean =>
+      partitions.every(
+        (partition) => !this.#processor.busy(partition) && this.#delivery.busyWith(partition).length === 0,
+      );
     signal.throwIfAborted();
     if (isIdle()) return;
     const { promise, resolve, reject } = Promise.withResolvers<void>();
@@ -75,7 +78,10 @@ export class WorkingParts implements NodeWork {
 
   lastStarts(partitions: readonly PartitionIndex[]): { partition: PartitionIndex; at: number }[] {
     return partitions.flatMap((partition) => {
-      const at = Math.max(this.#processor.lastStarts.get(partition) ?? 0, this.#delivery.lastStarts.get(partition) ?? 0);
+      const at = Math.max(
+        this.#processor.lastStarts.get(partition) ?? 0,
+        this.#delivery.lastStarts.get(partition) ?? 0,
+      );
       return at > 0 ? [{ partition, at }] : [];
     });
   }

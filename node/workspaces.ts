@@ -6,12 +6,14 @@ import { type PartitionIndex, partitionIdOf, partitionIndexOf } from '../ring/pa
 
 export class Workspaces {
   readonly #pool: Pool;
+  readonly #datasets: () => readonly Dataset[];
   readonly #ids: Set<string>;
   #stale = true;
   #reading: Promise<void> | null = null;
 
-  constructor(pool: Pool, configured: string) {
+  constructor(pool: Pool, configured: string, datasets: () => readonly Dataset[]) {
     this.#pool = pool;
+    this.#datasets = datasets;
     this.#ids = new Set([configured]);
   }
 
@@ -23,9 +25,14 @@ export class Workspaces {
   /** For one read by cursor: parallel arrays with an entry for each partition and workspace. */
   async expand<C extends { readonly partition: PartitionIndex; readonly after: number }>(
     cursors: readonly C[],
-    datasets: readonly Dataset[],
   ): Promise<{ partitions: number[]; partitionIds: string[]; after: number[] }> {
-    while (this.#stale) await (this.#reading ??= this.#read(datasets).finally(() => { this.#reading = null; }));
+    // Also while another reads: a partition that is read without one of its workspaces would leave that one's jobs below its cursor.
+    while (this.#stale || this.#reading) {
+      this.#reading ??= this.#read(this.#datasets()).finally(() => {
+        this.#reading = null;
+      });
+      await this.#reading;
+    }
     const expanded = { partitions: [] as number[], partitionIds: [] as string[], after: [] as number[] };
     for (const { partition, after } of cursors) {
       for (const id of this.#ids) {

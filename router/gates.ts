@@ -481,7 +481,17 @@ export class Gates {
 }
 
 function newTicket(facts: Pick<Ticket, 'seq' | 'bytes' | 'partitions' | 'users' | 'arrivedAt'>): Ticket {
-  return { ...facts, sentAt: 0, state: 'free', deadline: 0, timer: null, wake: null, gone: false, at: [], waitedAt: [] };
+  return {
+    ...facts,
+    sentAt: 0,
+    state: 'free',
+    deadline: 0,
+    timer: null,
+    wake: null,
+    gone: false,
+    at: [],
+    waitedAt: [],
+  };
 }
 
 function timeoutOf(limits: RouterLimits): HoldRefused {

@@ -3,10 +3,10 @@ import { z } from 'zod';
 import { parseConfig } from '../kit/config.ts';
 import { describeError } from '../kit/errors.ts';
 import { createLog } from '../kit/log.ts';
+import { endWithParent } from '../kit/parent.ts';
 import { createPostgresRingStore } from '../ringstore/postgres.ts';
 import { followRing } from '../ringstore/view.ts';
 import { routerLimits } from './limits.ts';
-import { whenParentEnds } from './parent.ts';
 import { keepRingFile, readRingFile } from './ring-file.ts';
 import { startRouter } from './server.ts';
 
@@ -74,7 +74,7 @@ async function main(): Promise<void> {
     process.exit(0);
   };
   for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => void stop(signal));
-  whenParentEnds(process.env, () => process.exit(1)); // nobody is left who could want an orderly end
+  endWithParent(() => undefined); // at once: nobody is left who could want an orderly end
 }
 
 main().catch((error: unknown) => {

@@ -9,7 +9,7 @@ import { activityLimits } from '../activities/deps.ts';
 import { createHolders } from '../activities/holders.ts';
 import { createActivities } from '../activities/index.ts';
 import { createNodeControl } from '../dataplane/reference/control-client.ts';
-import { CodedError } from '../kit/errors.ts';
+import { CodedError, describeError } from '../kit/errors.ts';
 import { createLog, type Logger } from '../kit/log.ts';
 import { endWithParent, onStopSignal } from '../kit/parent.ts';
 import { createLocalPlatform } from '../platform/local/client.ts';
@@ -17,7 +17,7 @@ import type { NodeEndpoints, Platform } from '../platform/platform.ts';
 import type { NodeId } from '../ring/events.ts';
 import { createPostgresRingStore } from '../ringstore/postgres.ts';
 import { bundleWorkflows } from './bundle.ts';
-import { connectionOptions, workerConfig } from './config.ts';
+import { connectionOptions, type WorkerConfig, workerConfig } from './config.ts';
 
 /** Longer than a cut-over takes: a worker that is told to stop finishes the hold that it has begun. Less than a pod's usual 30 s. */
 const SHUTDOWN_GRACE_MS = 15_000;
@@ -25,7 +25,7 @@ const SHUTDOWN_GRACE_MS = 15_000;
 const SHUTDOWN_FORCE_MS = 25_000;
 
 const log = createLog('worker');
-const config = workerConfig(process.env);
+const config = readConfig();
 const identity = `worker@${hostname()}/${process.pid}`;
 
 Runtime.install({ logger: sdkLogger(log) });
@@ -94,6 +94,16 @@ try {
 }
 log.info('worker stopped');
 process.exit(0); // standard input, or an idle connection to a node, must not keep a stopped worker
+
+/** One clear line for who starts us, instead of a stack. */
+function readConfig(): WorkerConfig {
+  try {
+    return workerConfig(process.env);
+  } catch (error) {
+    log.fatal(describeError(error));
+    process.exit(1);
+  }
+}
 
 /** Asked anew each time: a node that was started again may have moved. */
 function endpointsFrom(platform: Platform): (node: NodeId) => Promise<NodeEndpoints> {

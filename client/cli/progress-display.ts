@@ -19,7 +19,7 @@ export function createProgressDisplay(terminal: Terminal): ProgressDisplay {
 function bar(terminal: Terminal): ProgressDisplay {
   const speed = createSpeed(() => performance.now());
   const single = new cliProgress.SingleBar({
-    format: '{what} [{bar}] {value}/{total} partitions | {jobs} jobs, {rate}/s | {left} left',
+    format: '{what} [{bar}] {moved} partitions | {jobs} jobs, {rate}/s | {left} left',
     stream: terminal.surroundings.stdout as NodeJS.WritableStream,
     barsize: 20,
     hideCursor: true,
@@ -28,10 +28,12 @@ function bar(terminal: Terminal): ProgressDisplay {
   let running = false;
   const draw = (what: string, progress: ProgressAnswer | null): void => {
     const value = progress?.partitionsMoved ?? 0;
-    const total = progress?.partitionsToMove ?? 0;
+    // Before there is a plan nothing is done, which must not look like all of nothing.
+    const total = progress?.partitionsToMove || 1;
     const { perSecond, leftMs } = speed.of(progress);
     const payload = {
       what: what.padEnd(18),
+      moved: `${value}/${progress?.partitionsToMove || '–'}`,
       jobs: count(progress?.jobsCopied ?? 0),
       rate: perSecond === null ? '–' : count(Math.round(perSecond)),
       left: leftMs === null ? '–' : duration(leftMs),

@@ -82,6 +82,7 @@ export async function runDemo(
     screen.say(`· traffic: ${options.rate} events a second; first operation in ${BEFORE_MS / 1_000} s`);
     const operations: OperationProgress[] = [];
     let trouble: Error | null = null;
+    let unfinished: OperationProgress | null = null;
     try {
       await watch.during(sleep(BEFORE_MS, null, { signal }), () => screen.progress(`  warming up · ${watch.line()}`));
       for (const targetNodes of options.to) {
@@ -89,9 +90,13 @@ export async function runDemo(
           runOperation(stack.api, CLUSTER, targetNodes, {
             reason: `demo: scale to ${targetNodes}`,
             signal,
-            onProgress: (now) => screen.progress(`  ${lineOf(now)} · ${watch.line()}`),
+            onProgress: (seen) => {
+              unfinished = seen;
+              screen.progress(`  ${lineOf(seen)} · ${watch.line()}`);
+            },
           }),
         );
+        unfinished = null;
         if (progress) {
           operations.push(progress);
           screen.say(
@@ -109,6 +114,7 @@ export async function runDemo(
       }
     } catch (error) {
       if (signal.aborted) throw error;
+      if (unfinished) operations.push(unfinished); // as it was last seen
       trouble = error instanceof Error ? error : new Error(String(error));
       screen.say(`! ${trouble.message}`); // what was sent until now is checked all the same
     }

@@ -29,21 +29,24 @@ export const selectUndelivered = (datasets: readonly number[]): string => select
 export const selectUndeliveredOfUsers = (datasets: readonly number[]): string =>
   selectRows(datasets, 'AND j.job_id <= $7 AND j.user_id = ANY ($6::text[])');
 
-/** Marks `$1` (job ids, with attempts `$2`) as executing and gives what is to be sent. */
-export const markExecuting = (dataset: number): string => `
-  WITH marked AS (
-    INSERT INTO ${statusTable('rt', dataset)} (job_id, job_state, attempt, exec_time)
-    SELECT job_id, 'executing', attempt, now() FROM unnest($1::bigint[], $2::smallint[]) AS u (job_id, attempt)
-  )
+const insertStatuses = (dataset: number, columns: string, select: string): string =>
+  `INSERT INTO ${statusTable('rt', dataset)} (job_id, job_state, attempt, exec_time${columns}) ${select}`;
+
+/**
+ * One round at one dataset: writes what became of some jobs, marks others as executing and gives what is to be sent of them.
+ * Marks: `$1` job ids, `$2` attempts. Results: `$3` job ids, `$4` states, `$5` attempts, `$6` milliseconds to the retry or null, `$7` codes,
+ * `$8` error responses (JSON). The two are of different jobs.
+ */
+export const writeRound = (dataset: number): string => `
+  WITH results AS (${insertStatuses(
+    dataset,
+    ', retry_time, error_code, error_response',
+    `SELECT job_id, job_state, attempt, now(), now() + retry_ms * interval '1 millisecond', error_code, error_response::jsonb
+     FROM unnest($3::bigint[], $4::text[], $5::smallint[], $6::double precision[], $7::text[], $8::text[])
+       AS r (job_id, job_state, attempt, retry_ms, error_code, error_response)`,
+  )}), marked AS (${insertStatuses(dataset, '', `SELECT job_id, 'executing', attempt, now() FROM unnest($1::bigint[], $2::smallint[]) AS m (job_id, attempt)`)})
   SELECT job_id::text, event_payload::text AS payload, parameters ->> 'message_id' AS "messageId"
   FROM ${jobsTable('rt', dataset)} WHERE job_id = ANY ($1::bigint[])`;
-
-/** `$1` job ids, `$2` states, `$3` attempts, `$4` milliseconds to the retry or null, `$5` error codes or null, `$6` error responses (JSON). */
-export const insertResults = (dataset: number): string => `
-  INSERT INTO ${statusTable('rt', dataset)} (job_id, job_state, attempt, exec_time, retry_time, error_code, error_response)
-  SELECT job_id, job_state, attempt, now(), now() + retry_ms * interval '1 millisecond', error_code, error_response::jsonb
-  FROM unnest($1::bigint[], $2::text[], $3::smallint[], $4::double precision[], $5::text[], $6::text[])
-    AS u (job_id, job_state, attempt, retry_ms, error_code, error_response)`;
 
 /** Pending jobs of a dataset by destination (null for `gw`), for the metrics. Reads the whole dataset. */
 export const countPendingByDestination = (prefix: string, dataset: number): string => `

@@ -1,11 +1,18 @@
-/** What the intake writes. Each of these runs inside a transaction that has called `ringmaster.enter` (or `enter_alone`). */
+/** What the intake writes. Each of these runs inside a transaction that `beginEntered` has begun. */
 import { jobsTable } from './datasets.ts';
 
-/** `$1` instance, `$2` partitions: takes the shared locks and gives each partition's state. RM001 in a process that is no longer the node. */
-export const enter = 'SELECT partition, state, move FROM ringmaster.enter($1, $2::integer[])';
+const integers = (numbers: readonly number[]): string => {
+  if (!numbers.every(Number.isSafeInteger)) throw new Error('not integers');
+  return numbers.join(', ');
+};
 
-/** As `enter`, but waits for every transaction that is inside these partitions: also for one whose connection was lost at its COMMIT. */
-export const awaitOthers = 'SELECT count(*) FROM ringmaster.enter_alone($1, $2::integer[])';
+/** Begins, takes the shared locks of `partitions`, gives each one's state. RM001 in a process that is no longer the node. */
+export const beginEntered = (instance: number, partitions: readonly number[]): string =>
+  `BEGIN; SELECT partition, state, move FROM ringmaster.enter(${integers([instance])}, ARRAY[${integers(partitions)}]::integer[])`;
+
+/** As `beginEntered`, but waits for every transaction that is inside these partitions: also for one whose connection was lost at its COMMIT. */
+export const beginAlone = (instance: number, partitions: readonly number[]): string =>
+  `BEGIN; SELECT partition, state, move FROM ringmaster.enter_alone(${integers([instance])}, ARRAY[${integers(partitions)}]::integer[])`;
 
 /**
  * Stores the events whose messageIds are new to the window, as one job each; its row count is theirs.

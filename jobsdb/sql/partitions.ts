@@ -1,8 +1,17 @@
-/** The states of partitions at a node. Each of these runs inside a transaction that has called `ringmaster.enter_alone`. */
+/** The states of partitions at a node. */
 
 export const enterAlone = 'SELECT partition, state, move, token::text FROM ringmaster.enter_alone($1, $2::integer[])';
 
-/** `$1` partitions, `$2` state, `$3` token, `$4` move or null. */
+/** `$1` instance, `$2` partitions, `$3` paused or fenced, `$4` token, `$5` move. */
+export const obey = 'SELECT partition, state FROM ringmaster.obey($1, $2::integer[], $3, $4, $5)';
+
+/** `$1` instance, `$2` opening, `$3` closing, `$4` moves whose imports are attached, `$5` version, `$6` hash. */
+export const follow = 'SELECT ringmaster.follow($1, $2::integer[], $3::integer[], $4::text[], $5, $6)';
+
+/** What those raise, as the codes of the contract. */
+export const refusalOfState: Readonly<Record<string, string>> = { RM003: 'STALE_TOKEN', RM004: 'MOVE_INVALID', RM005: 'NODE_IMPORT_MISSING' };
+
+/** `$1` partitions, `$2` state, `$3` token, `$4` move or null; inside a transaction that has called `ringmaster.enter_alone`. */
 export const setStates = `
   INSERT INTO ringmaster.partitions (partition, state, token, move)
   SELECT p, $2, $3, $4 FROM unnest($1::integer[]) AS p
@@ -10,8 +19,6 @@ export const setStates = `
 
 export const selectStates = 'SELECT partition, state, token::text, move FROM ringmaster.partitions ORDER BY partition';
 
-/** Never backwards: `$1` version, `$2` hash of the event there. */
-export const setFolded = 'UPDATE ringmaster.node SET folded_version = $1, folded_hash = $2 WHERE folded_version <= $1';
 export const setSettled = 'UPDATE ringmaster.node SET settled_version = $1 WHERE settled_version < $1';
 export const selectNode = `
   SELECT database_id::text, instance::text, folded_version::text, folded_hash, settled_version::text FROM ringmaster.node`;

@@ -206,6 +206,72 @@ BEGIN
     FROM (SELECT DISTINCT unnest(p_partitions) AS u) AS u LEFT JOIN ringmaster.partitions AS r ON r.partition = u.u;
 END $$;
 
+-- Quiesce (p_state 'paused') and fence ('fenced'), in one round trip: clients may be waiting. What is fenced stays fenced.
+-- Raises RM003 for a token older than one that was obeyed, RM004 where the partitions are not this move's to stop.
+CREATE FUNCTION ringmaster.obey(p_instance bigint, p_partitions integer[], p_state text, p_token bigint, p_move text)
+RETURNS TABLE (partition integer, state text) LANGUAGE plpgsql AS $$
+DECLARE r record;
+BEGIN
+  FOR r IN SELECT * FROM ringmaster.enter_alone(p_instance, p_partitions) LOOP
+    IF r.token > p_token THEN
+      RAISE EXCEPTION 'partition % has obeyed token %, not %', r.partition, r.token, p_token USING ERRCODE = 'RM003';
+    ELSIF r.state = 'closed' OR (r.move IS NOT NULL AND r.move <> p_move) OR (p_state = 'fenced' AND r.state = 'open') THEN
+      RAISE EXCEPTION 'partition % is %, and cannot be % by %', r.partition, r.state || coalesce(' by ' || r.move, ''), p_state, p_move USING ERRCODE = 'RM004';
+    END IF;
+  END LOOP;
+  RETURN QUERY
+    UPDATE ringmaster.partitions AS t
+    SET state = CASE WHEN t.state = 'fenced' THEN 'fenced' ELSE p_state END, token = p_token, move = p_move
+    WHERE t.partition = ANY (p_partitions) RETURNING t.partition, t.state;
+END $$;
+
+-- What the log says at p_version, in one round trip: partitions are opened (with the imports that they came by) and closed.
+-- Raises RM005 where a partition was handed over and its copy is not here.
+CREATE FUNCTION ringmaster.follow(p_instance bigint, p_opening integer[], p_closing integer[], p_imports text[], p_version bigint, p_hash text)
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE m text; d record;
+BEGIN
+  PERFORM ringmaster.enter_alone(p_instance, p_opening || p_closing);
+  FOREACH m IN ARRAY p_imports LOOP
+    IF NOT EXISTS (SELECT FROM ringmaster.datasets WHERE move = m) THEN
+      RAISE EXCEPTION '% was handed over to this node, whose database has no copy of it', m USING ERRCODE = 'RM005';
+    END IF;
+    FOR d IN UPDATE ringmaster.datasets SET attached = true WHERE move = m AND NOT attached RETURNING prefix, dataset LOOP
+      -- Imported statuses keep their source ids; what this node adds must come after them, as the highest id is a job's state.
+      EXECUTE format('SELECT setval(pg_get_serial_sequence(%1$L, %2$L), coalesce(max(id), 0) + 1, false) FROM %1$s',
+        format('public.%I', d.prefix || '_job_status_' || d.dataset), 'id');
+    END LOOP;
+  END LOOP;
+  INSERT INTO ringmaster.partitions (partition, state, token, move)
+  SELECT p, 'open', p_version, NULL FROM unnest(p_opening) AS p
+  UNION ALL SELECT p, 'closed', p_version, NULL FROM unnest(p_closing) AS p
+  ON CONFLICT ON CONSTRAINT partitions_pkey DO UPDATE SET state = excluded.state, token = excluded.token, move = NULL;
+  UPDATE ringmaster.node SET folded_version = p_version, folded_hash = p_hash WHERE folded_version <= p_version;
+END $$;
+
+-- Writes down the next pass of an import and reserves its blocks of ids. p_spans: { "<prefix>": { "after", "upTo", "statusUpTo" } }.
+-- Whoever draws job ids holds the lock shared until its commit, so nothing falls into a block; it is held alone only for this one statement.
+-- Raises RM003 where the import is not held by this token.
+CREATE FUNCTION ringmaster.begin_pass(p_move text, p_token bigint, p_pass integer, p_spans jsonb, p_message_ids_up_to bigint)
+RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE held bigint; prefix text; span jsonb; given bigint; length bigint; marks jsonb := '{}';
+BEGIN
+  SELECT i.token INTO held FROM ringmaster.imports AS i WHERE i.move = p_move FOR SHARE;
+  IF held IS DISTINCT FROM p_token THEN
+    RAISE EXCEPTION 'the import of % is held by token %, not %', p_move, coalesce(held::text, 'of nobody'), p_token USING ERRCODE = 'RM003';
+  END IF;
+  PERFORM pg_advisory_xact_lock(${lockClass.jobIds}, 0);
+  FOR prefix, span IN SELECT * FROM jsonb_each(p_spans) LOOP
+    EXECUTE format('SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END FROM ringmaster.%I', prefix || '_job_id') INTO given;
+    length := (span->>'upTo')::bigint - (span->>'after')::bigint;
+    IF length > 0 THEN PERFORM setval(format('ringmaster.%I', prefix || '_job_id')::regclass, given + length); END IF;
+    marks := marks || jsonb_build_object(prefix, span || jsonb_build_object('constant', given - (span->>'after')::bigint));
+  END LOOP;
+  marks := jsonb_build_object('prefixes', marks, 'messageIdsUpTo', p_message_ids_up_to);
+  INSERT INTO ringmaster.import_passes (move, pass, marks) VALUES (p_move, p_pass, marks);
+  RETURN marks;
+END $$;
+
 -- A new process of the node: waits for the open transactions of the former one, whose later ones are then refused.
 CREATE FUNCTION ringmaster.raise_instance() RETURNS TABLE (instance bigint, database_id uuid) LANGUAGE plpgsql AS $$
 BEGIN

@@ -1,8 +1,9 @@
 /** Two nodes' databases with a steward each and a ring in memory, for tests of moves: what processes and delivers is a stand-in, everything else is real. */
-import pg from 'pg';
+import type pg from 'pg';
 import { pino } from 'pino';
 import type { MoveCommand, NodeControl } from '../../dataplane/contract.ts';
 import type { CopyJob } from '../../jobsdb/copy.ts';
+import { createPool } from '../../jobsdb/pool.ts';
 import type { Prefix } from '../../jobsdb/sql/schema.ts';
 import { openSession } from '../../node/session.ts';
 import { Steward } from '../../node/steward.ts';
@@ -72,7 +73,7 @@ export async function createFixture(partitionCount = 4): Promise<Fixture> {
     const session = await openSession({ node: name, clusterId: CLUSTER, databaseUrl: database.url });
     const work = new RecordingWork();
     const steward = new Steward({ session, ringStore: store, work, log });
-    const node = { name, database, session, steward, work, pool: new pg.Pool({ connectionString: database.url }) };
+    const node = { name, database, session, steward, work, pool: createPool({ connectionString: database.url, application_name: 'test' }) };
     nodes.push(node);
     void steward.start();
     return node;

@@ -4,7 +4,7 @@
  */
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import pg from 'pg';
-import { copyPass, verifyPending } from '../../jobsdb/copy.ts';
+import { type CopyJob, withCopy } from '../../jobsdb/copy.ts';
 import { until } from '../support/wait.ts';
 import { addJobs, addStatus, createFixture, type Fixture, pendingAt, type TestNode } from './move-fixture.ts';
 
@@ -19,7 +19,9 @@ const stateOf = async (node: TestNode, partition: number): Promise<string> =>
   (await node.pool.query<{ state: string }>('SELECT state FROM ringmaster.partitions WHERE partition = $1', [partition])).rows[0]!.state;
 const opens = (node: TestNode, partition: number) => until(async () => (await stateOf(node, partition)) === 'open', { deadlineMs: 5_000, what: `partition ${partition} opens at ${node.name}` });
 const jobs = (partition: number, from: number, to: number, more = {}) => Array.from({ length: to - from }, (_, i) => ({ partition, payload: { n: from + i }, ...more }));
-const handOver = async (move: string, token: number, job: Parameters<typeof verifyPending>[0]) => f.append({ type: 'hand over', move, token, proof: await verifyPending(job) });
+const copyPass = (job: CopyJob) => withCopy(job, (copy) => copy.pass());
+const verifyPending = (job: CopyJob) => withCopy(job, (copy) => copy.verify());
+const handOver = async (move: string, token: number, job: CopyJob) => f.append({ type: 'hand over', move, token, proof: await verifyPending(job) });
 
 /** The whole of a move, nothing going wrong. */
 async function moveAll(move: string, from: TestNode, to: TestNode, partitions: number[]): Promise<void> {

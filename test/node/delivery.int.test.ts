@@ -4,7 +4,7 @@ import type { NodeLimits } from '../../node/config.ts';
 import { partitionOf } from '../../ring/partition.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
 import { until } from '../support/wait.ts';
-import { Destination, PARTITIONS, post, seeded, startTestNode, type TestNode } from './support.ts';
+import { Destination, loseCommits, PARTITIONS, post, seeded, startTestNode, type TestNode } from './support.ts';
 
 let database: TestDatabase;
 let destination: Destination;
@@ -21,7 +21,10 @@ afterEach(async () => {
   await database.drop();
 });
 
-const start = async (limits: Partial<NodeLimits> = {}, more: { timeoutMs?: number; maxInFlight?: number } = {}): Promise<void> => {
+const start = async (
+  limits: Partial<NodeLimits> = {},
+  more: { timeoutMs?: number; maxInFlight?: number } = {},
+): Promise<void> => {
   node = await startTestNode(database.url, [{ id: 'hook', url: destinationUrl, ...more }], limits);
 };
 let destinationUrl: string;
@@ -32,20 +35,33 @@ const event = (userId: string, n: number): object => ({ type: 'track', userId, n
 const send = async (batch: object[]): Promise<void> => {
   expect((await post(node.gatewayUrl, '/v1/batch', { batch })).status).toBe(200);
 };
-const delivered = (count: number, deadlineMs = 30_000) => until(() => destination.accepted.length >= count, { deadlineMs, what: `${count} deliveries (${destination.accepted.length})` });
+const delivered = (count: number, deadlineMs = 30_000) =>
+  until(() => destination.accepted.length >= count, {
+    deadlineMs,
+    what: `${count} deliveries (${destination.accepted.length})`,
+  });
 const states = async (messageId: string): Promise<string[]> => {
   const rows = await node.session.pool.query(
     "SELECT s.job_state, s.attempt, s.error_code FROM rt_job_status_1 s JOIN rt_jobs_1 j USING (job_id) WHERE j.parameters ->> 'message_id' = $1 ORDER BY s.id",
     [messageId],
   );
-  return rows.rows.map(({ job_state, attempt, error_code }) => [job_state, attempt, error_code].filter((part) => part !== null).join(' '));
+  return rows.rows.map(({ job_state, attempt, error_code }) =>
+    [job_state, attempt, error_code].filter((part) => part !== null).join(' '),
+  );
 };
-const health = async () => (await (await request(`${node.gatewayUrl}/health`)).body.json()) as { db: string; delivery: string; troubles: { part: string }[] };
+const health = async () =>
+  (await (await request(`${node.gatewayUrl}/health`)).body.json()) as {
+    db: string;
+    delivery: string;
+    troubles: { part: string }[];
+  };
 
 /** Each user's events, by their numbers, must come as 1, 2, 3 … */
 function expectInOrder(): void {
   const last = new Map<string, number>();
-  for (const { event: { userId, n } } of destination.accepted) {
+  for (const {
+    event: { userId, n },
+  } of destination.accepted) {
     expect(n, `event of ${userId}`).toBe((last.get(userId) ?? 0) + 1);
     last.set(userId, n);
   }
@@ -53,7 +69,10 @@ function expectInOrder(): void {
 
 test.each([
   ['ample buffers', {}],
-  ['buffers that are too small for a user, a partition or all', { bufferJobsMax: 40, bufferPartitionJobsMax: 12, bufferUserJobsMax: 3, processBatch: 20 }],
+  [
+    'buffers that are too small for a user, a partition or all',
+    { bufferJobsMax: 40, bufferPartitionJobsMax: 12, bufferUserJobsMax: 3, processBatch: 20 },
+  ],
 ])("with delays and failures at random every user's events arrive once and in order: %s", async (_name, limits) => {
   await start({ ...limits, retryMinMs: 5, retryMaxMs: 20 });
   const random = seeded(20_250_801);
@@ -62,7 +81,7 @@ test.each([
     return random() < 0.1 ? 500 : 200;
   };
   const numbers = new Map<string, number>();
-  for (let sent = 0; sent < 3_000; sent += 50) {
+  for (let sent = 0; sent < 1_500; sent += 50) {
     await send(
       Array.from({ length: 50 }, () => {
         const user = random() < 0.2 ? 'busy' : `user-${Math.floor(random() * 100)}`;
@@ -72,9 +91,9 @@ test.each([
       }),
     );
   }
-  await delivered(3_000);
+  await delivered(1_500);
   expectInOrder();
-  expect(destination.accepted).toHaveLength(3_000);
+  expect(destination.accepted).toHaveLength(1_500);
   expect(destination.concurrentMax).toBe(1);
   expect(destination.openMax).toBeGreaterThan(4);
 });
@@ -85,20 +104,29 @@ test('a destination gets the event as JSON with its messageId, and at most maxIn
   await send(Array.from({ length: 30 }, (_, n) => event(`user-${n}`, 1)));
   await delivered(30);
   expect(destination.openMax).toBe(3);
-  expect(destination.received[0]).toMatchObject({ messageId: 'user-0-1', attempt: 1, event: { userId: 'user-0', type: 'track' } });
+  expect(destination.received.find(({ event }) => event.userId === 'user-0')).toMatchObject({
+    messageId: 'user-0-1',
+    attempt: 1,
+    event: { userId: 'user-0', type: 'track' },
+  });
   await until(async () => (await states('user-7-1')).length === 2, { deadlineMs: 5_000, what: 'statuses' });
   expect(await states('user-7-1')).toEqual(['executing 1', 'succeeded 1 200']);
 });
 
 test.each([500, 503, 408, 429, 302])('%i is tried again, and holds back that user only', async (status) => {
   await start();
-  destination.answer = ({ event: { userId }, attempt }) => (userId === 'slow' && attempt < 4 ? status : 200);
+  destination.answer = ({ event: { userId, n }, attempt }) =>
+    userId === 'slow' && n === 1 && attempt < 4 ? status : 200;
   await send([event('slow', 1), event('slow', 2), event('quick', 1), event('quick', 2), event('slow', 3)]);
   await delivered(5);
   expectInOrder();
   expect(destination.accepted.map(({ messageId }) => messageId).slice(0, 2)).toEqual(['quick-1', 'quick-2']);
   await until(async () => (await states('slow-3')).length === 2, { deadlineMs: 5_000, what: 'statuses' });
-  expect(await states('slow-1')).toEqual([1, 2, 3].flatMap((attempt) => [`executing ${attempt}`, `failed ${attempt} ${status}`]).concat('executing 4', 'succeeded 4 200'));
+  expect(await states('slow-1')).toEqual(
+    [1, 2, 3]
+      .flatMap((attempt) => [`executing ${attempt}`, `failed ${attempt} ${status}`])
+      .concat('executing 4', 'succeeded 4 200'),
+  );
 });
 
 test('a destination that asks for a wait by Retry-After gets it', async () => {
@@ -110,18 +138,22 @@ test('a destination that asks for a wait by Retry-After gets it', async () => {
   expect(second!.at - first!.at).toBeGreaterThan(950);
 });
 
-test.each([400, 401, 404, 410])('%i ends the event as aborted, and the next one of its user goes on', async (status) => {
-  await start();
-  destination.answer = ({ event: { n } }) => (n === 1 ? { status, headers: {}, body: 'no\0 thanks' } : 200);
-  await send([event('anna', 1), event('anna', 2)]);
-  await delivered(1);
-  expect(destination.received.map(({ messageId }) => messageId)).toEqual(['anna-1', 'anna-2']);
-  expect(await states('anna-1')).toEqual(['executing 1', `aborted 1 ${status}`]);
-});
+test.each([400, 401, 404, 410])(
+  '%i ends the event as aborted, and the next one of its user goes on',
+  async (status) => {
+    await start();
+    destination.answer = ({ event: { n } }) => (n === 1 ? { status, headers: {}, body: 'no\0 thanks' } : 200);
+    await send([event('anna', 1), event('anna', 2)]);
+    await delivered(1);
+    expect(destination.received.map(({ messageId }) => messageId)).toEqual(['anna-1', 'anna-2']);
+    expect(await states('anna-1')).toEqual(['executing 1', `aborted 1 ${status}`]);
+  },
+);
 
 test('no answer within the timeout, and no connection, are tried again', async () => {
   await start({}, { timeoutMs: 100 });
-  destination.answer = ({ attempt }) => (attempt === 1 ? new Promise((resolve) => setTimeout(() => resolve(200), 300)) : 200);
+  destination.answer = ({ attempt }) =>
+    attempt === 1 ? new Promise((resolve) => setTimeout(() => resolve(200), 300)) : 200;
   await send([event('anna', 1)]);
   await until(() => destination.received.length >= 2, { deadlineMs: 5_000, what: 'a second attempt' });
   expect((await states('anna-1')).slice(0, 2)).toEqual(['executing 1', 'failed 1 TIMEOUT']);
@@ -161,7 +193,8 @@ describe('quiesce', () => {
   test('opened again while a delivery is in flight: it is not repeated, and what is behind it waits', async () => {
     await start();
     let release: (() => void) | undefined;
-    destination.answer = ({ event: { n } }) => (n === 1 ? new Promise((resolve) => (release = () => resolve(200))) : 200);
+    destination.answer = ({ event: { userId, n } }) =>
+      userId === 'anna' && n === 1 ? new Promise((resolve) => (release = () => resolve(200))) : 200;
     await send([event('anna', 1), event('anna', 2)]);
     await until(() => destination.received.length === 1, { deadlineMs: 5_000, what: 'a delivery in flight' });
     await node.steward.set(all, 'paused');
@@ -230,14 +263,38 @@ describe('what a former process left', () => {
   });
 });
 
+test('COMMITs that are lost, before or after they happened, lose, repeat and reorder nothing', async () => {
+  await start({ retryMinMs: 5, retryMaxMs: 20 });
+  const random = seeded(11);
+  destination.answer = () => (random() < 0.05 ? 500 : 200);
+  const heal = loseCommits(
+    node.session.pool,
+    () => random() < 0.1,
+    () => random() < 0.1,
+  );
+  await Promise.all(
+    Array.from({ length: 20 }, async (_, user) => {
+      for (let n = 1; n <= 20; )
+        if ((await post(node.gatewayUrl, '/v1/track', event(`user-${user}`, n))).status === 200) n += 1;
+    }),
+  );
+  await delivered(400);
+  heal();
+  expectInOrder();
+  expect(destination.accepted).toHaveLength(400);
+});
+
 describe('degraded mode', () => {
   test('intake goes on while processing fails, health says so, and all is delivered when it works again', async () => {
     await start();
     await node.session.pool.query('ALTER TABLE rt_jobs_1 RENAME TO rt_jobs_hidden');
     await send([event('anna', 1)]);
-    await until(async () => (await health()).delivery === 'degraded', { deadlineMs: 5_000, what: 'degraded' });
+    await until(async () => (await health()).troubles.some(({ part }) => part === 'processor'), {
+      deadlineMs: 5_000,
+      what: 'trouble',
+    });
+    expect(await health()).toMatchObject({ db: 'UP', delivery: 'degraded' });
     await send([event('anna', 2)]);
-    expect(await health()).toMatchObject({ db: 'UP', troubles: expect.arrayContaining([expect.objectContaining({ part: 'processor' })]) });
     await node.session.pool.query('ALTER TABLE rt_jobs_hidden RENAME TO rt_jobs_1');
     await delivered(2);
     expectInOrder();
@@ -268,7 +325,9 @@ describe('degraded mode', () => {
     await send([event('anna', 1)]);
     await node.steward.set(all, 'open');
     await delivered(1);
-    const statuses = await node.session.pool.query('SELECT j.job_id, s.job_state, s.error_code FROM gw_jobs_1 j LEFT JOIN gw_job_status_1 s USING (job_id) ORDER BY 1');
+    const statuses = await node.session.pool.query(
+      'SELECT j.job_id, s.job_state, s.error_code FROM gw_jobs_1 j LEFT JOIN gw_job_status_1 s USING (job_id) ORDER BY 1',
+    );
     expect(statuses.rows.map((row) => row.job_state)).toEqual(['aborted', 'aborted', null, 'succeeded']);
     expect((await health()).troubles).toEqual([expect.objectContaining({ part: 'source of yesterday' })]);
   });

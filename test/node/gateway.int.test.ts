@@ -20,22 +20,32 @@ afterAll(async () => {
 
 const event = (messageId: string, more: object = {}): object => ({ type: 'track', userId: 'anna', messageId, ...more });
 
-async function stored(messageId: string): Promise<{ payload: string; user_id: string; partition_id: string; parameters: Record<string, string> } | undefined> {
-  const rows = await node.session.pool.query("SELECT event_payload::text AS payload, user_id, partition_id, parameters FROM gw_jobs_1 WHERE parameters ->> 'message_id' = $1", [messageId]);
+async function stored(
+  messageId: string,
+): Promise<{ payload: string; user_id: string; partition_id: string; parameters: Record<string, string> } | undefined> {
+  const rows = await node.session.pool.query(
+    "SELECT event_payload::text AS payload, user_id, partition_id, parameters FROM gw_jobs_1 WHERE parameters ->> 'message_id' = $1",
+    [messageId],
+  );
   return rows.rows[0];
 }
 
 describe('the gateway answers', () => {
-  test.each(['track', 'identify', 'page', 'screen', 'group', 'alias', 'merge'])('200 OK to a %s, which is stored with that type', async (type) => {
-    const answer = await post(node.gatewayUrl, `/v1/${type}`, { userId: 'anna', messageId: `one-${type}` });
-    expect([answer.status, answer.text]).toEqual([200, 'OK']);
-    expect(JSON.parse((await stored(`one-${type}`))!.payload)).toMatchObject({ type, userId: 'anna' });
-  });
+  test.each(['track', 'identify', 'page', 'screen', 'group', 'alias', 'merge'])(
+    '200 OK to a %s, which is stored with that type',
+    async (type) => {
+      const answer = await post(node.gatewayUrl, `/v1/${type}`, { userId: 'anna', messageId: `one-${type}` });
+      expect([answer.status, answer.text]).toEqual([200, 'OK']);
+      expect(JSON.parse((await stored(`one-${type}`))!.payload)).toMatchObject({ type, userId: 'anna' });
+    },
+  );
 
   test('200 to a batch of several users, one job each, in its order', async () => {
     const batch = ['x', 'y', 'z'].map((userId, n) => event(`batch-${n}`, { userId }));
     expect((await post(node.gatewayUrl, '/v1/batch', { batch, sentAt: '2026-01-01T00:00:00Z' })).status).toBe(200);
-    const rows = await node.session.pool.query("SELECT user_id FROM gw_jobs_1 WHERE parameters ->> 'message_id' LIKE 'batch-%' ORDER BY job_id");
+    const rows = await node.session.pool.query(
+      "SELECT user_id FROM gw_jobs_1 WHERE parameters ->> 'message_id' LIKE 'batch-%' ORDER BY job_id",
+    );
     expect(rows.rows.map((row) => row.user_id)).toEqual(['<<>><<>>x', '<<>><<>>y', '<<>><<>>z']);
   });
 
@@ -46,8 +56,13 @@ describe('the gateway answers', () => {
   });
 
   test('401 to a wrong or missing write key, and stores nothing', async () => {
-    expect((await post(node.gatewayUrl, '/v1/track', event('wrong-key'), { authorization: basic('other') })).status).toBe(401);
-    const response = await request(`${node.gatewayUrl}/v1/track`, { method: 'POST', body: JSON.stringify(event('wrong-key')) });
+    expect(
+      (await post(node.gatewayUrl, '/v1/track', event('wrong-key'), { authorization: basic('other') })).status,
+    ).toBe(401);
+    const response = await request(`${node.gatewayUrl}/v1/track`, {
+      method: 'POST',
+      body: JSON.stringify(event('wrong-key')),
+    });
     expect(response.statusCode).toBe(401);
     await response.body.dump();
     expect(await stored('wrong-key')).toBeUndefined();
@@ -61,7 +76,10 @@ describe('the gateway answers', () => {
     ['a batch that is no array', { batch: { userId: 'anna' } }],
     ['an event that is no object', { batch: ['anna'] }],
     ['an event without any user id', { batch: [event('good-one'), { type: 'track', messageId: 'nobody' }] }],
-    ['nesting that PostgreSQL cannot hold', `{"batch":[{"userId":"anna","messageId":"deep","a":${'['.repeat(20_000)}${']'.repeat(20_000)}}]}`],
+    [
+      'nesting that PostgreSQL cannot hold',
+      `{"batch":[{"userId":"anna","messageId":"deep","a":${'['.repeat(20_000)}${']'.repeat(20_000)}}]}`,
+    ],
   ])('400 to %s', async (_what, body) => {
     expect((await post(node.gatewayUrl, '/v1/batch', body)).status).toBe(400);
     expect(await stored('good-one')).toBeUndefined();
@@ -72,20 +90,28 @@ describe('the gateway answers', () => {
   });
 
   test('an AnonymousId header is a user id, and the first part of the user key', async () => {
-    expect((await post(node.gatewayUrl, '/v1/track', { messageId: 'header' }, { AnonymousId: 'h-1' })).status).toBe(200);
+    expect((await post(node.gatewayUrl, '/v1/track', { messageId: 'header' }, { AnonymousId: 'h-1' })).status).toBe(
+      200,
+    );
     expect((await stored('header'))!.user_id).toBe('h-1<<>><<>>');
   });
 
   test('413 to a body over the limit: announced, chunked, or after decompression', async () => {
     const large = { batch: [event('large', { text: 'x'.repeat(4_100 * 1024) })] };
     expect((await post(node.gatewayUrl, '/v1/batch', large)).status).toBe(413);
-    expect((await post(node.gatewayUrl, '/v1/batch', gzipSync(JSON.stringify(large)), { 'content-encoding': 'gzip' })).status).toBe(413);
+    expect(
+      (await post(node.gatewayUrl, '/v1/batch', gzipSync(JSON.stringify(large)), { 'content-encoding': 'gzip' }))
+        .status,
+    ).toBe(413);
     expect(await chunkedStatus(JSON.stringify(large))).toBe('HTTP/1.1 413 Payload Too Large');
     expect(await stored('large')).toBeUndefined();
   });
 
   test('200 to a body just below the limit', async () => {
-    expect((await post(node.gatewayUrl, '/v1/batch', { batch: [event('nearly', { text: 'x'.repeat(3_990 * 1024) })] })).status).toBe(200);
+    expect(
+      (await post(node.gatewayUrl, '/v1/batch', { batch: [event('nearly', { text: 'x'.repeat(3_990 * 1024) })] }))
+        .status,
+    ).toBe(200);
   });
 
   test('404 to another path, 405 to another method', async () => {
@@ -98,14 +124,22 @@ describe('the gateway answers', () => {
 
 describe('an event is stored as it was sent', () => {
   test('numbers that a double cannot hold keep all their digits', async () => {
-    await post(node.gatewayUrl, '/v1/track', '{"userId":"anna","messageId":"numbers","big":12345678901234567890,"small":0.12345678901234567890123}');
+    await post(
+      node.gatewayUrl,
+      '/v1/track',
+      '{"userId":"anna","messageId":"numbers","big":12345678901234567890,"small":0.12345678901234567890123}',
+    );
     const { payload } = (await stored('numbers'))!;
     expect(payload).toContain('12345678901234567890');
     expect(payload).toContain('0.12345678901234567890123');
   });
 
   test('NUL and lone surrogates, which PostgreSQL cannot hold, are taken out; its neighbours are stored', async () => {
-    const batch = [event('nul-1', { text: 'a\0b', '\0k': 1 }), event('nul-2', { text: 'ok \\u0000', userId: '\ud800x' }), event('nul-3')];
+    const batch = [
+      event('nul-1', { text: 'a\0b', '\0k': 1 }),
+      event('nul-2', { text: 'ok \\u0000', userId: '\ud800x' }),
+      event('nul-3'),
+    ];
     expect((await post(node.gatewayUrl, '/v1/batch', { batch })).status).toBe(200);
     expect(JSON.parse((await stored('nul-1'))!.payload)).toMatchObject({ text: 'ab', k: 1 });
     expect(JSON.parse((await stored('nul-2'))!.payload)).toMatchObject({ text: 'ok \\u0000' });
@@ -131,7 +165,13 @@ describe('health and control', () => {
   test('GET /health and /ready say how it is', async () => {
     const health = await request(`${node.gatewayUrl}/health`);
     expect(health.statusCode).toBe(200);
-    expect(await health.body.json()).toMatchObject({ server: 'UP', db: 'UP', delivery: 'ok', node: 'node-0', ringVersion: 7 });
+    expect(await health.body.json()).toMatchObject({
+      server: 'UP',
+      db: 'UP',
+      delivery: 'ok',
+      node: 'node-0',
+      ringVersion: 7,
+    });
     const ready = await request(`${node.gatewayUrl}/ready`);
     expect(ready.statusCode).toBe(200);
     await ready.body.dump();
@@ -158,7 +198,10 @@ describe('health and control', () => {
       body: JSON.stringify({ move: 'm', token: 0, partitions: [] }),
     });
     expect(response.statusCode).toBe(400);
-    expect(await response.body.json()).toMatchObject({ code: 'BAD_REQUEST', message: expect.stringContaining('token') });
+    expect(await response.body.json()).toMatchObject({
+      code: 'BAD_REQUEST',
+      message: expect.stringContaining('token'),
+    });
   });
 });
 
@@ -171,7 +214,9 @@ async function chunkedStatus(body: string): Promise<string> {
   socket.on('data', (data) => {
     answer += data.toString();
   });
-  socket.write(`POST /v1/batch HTTP/1.1\r\nhost: x\r\nauthorization: ${basic('write-key-1')}\r\ntransfer-encoding: chunked\r\n\r\n`);
+  socket.write(
+    `POST /v1/batch HTTP/1.1\r\nhost: x\r\nauthorization: ${basic('write-key-1')}\r\ntransfer-encoding: chunked\r\n\r\n`,
+  );
   for (let at = 0; at < body.length; at += 65_536) {
     const part = body.slice(at, at + 65_536);
     socket.write(`${part.length.toString(16)}\r\n${part}\r\n`);

@@ -5,7 +5,7 @@ import { openSession } from '../../node/session.ts';
 import { partitionOf } from '../../ring/partition.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
 import { until } from '../support/wait.ts';
-import { Destination, PARTITIONS, post, startTestNode, type TestNode } from './support.ts';
+import { Destination, loseCommits, PARTITIONS, post, startTestNode, type TestNode } from './support.ts';
 
 let database: TestDatabase;
 let destination: Destination;
@@ -23,11 +23,15 @@ afterEach(async () => {
 
 const partitionOfUser = (userId: string): number => partitionOf(`<<>><<>>${userId}`, PARTITIONS);
 /** Two users of different partitions. */
-const [anna, ben] = ['anna', Array.from({ length: 100 }, (_, n) => `ben-${n}`).find((user) => partitionOfUser(user) !== partitionOfUser('anna'))!] as const;
+const [anna, ben] = [
+  'anna',
+  Array.from({ length: 100 }, (_, n) => `ben-${n}`).find((user) => partitionOfUser(user) !== partitionOfUser('anna'))!,
+] as const;
 let n = 0;
 const event = (userId: string, messageId = `m-${++n}`): object => ({ type: 'track', userId, messageId });
 const track = (userId: string, messageId?: string) => post(node.gatewayUrl, '/v1/track', event(userId, messageId));
-const count = async (table: string): Promise<number> => (await node.session.pool.query(`SELECT count(*)::int AS count FROM ${table}`)).rows[0].count;
+const count = async (table: string): Promise<number> =>
+  (await node.session.pool.query(`SELECT count(*)::int AS count FROM ${table}`)).rows[0].count;
 
 test('an event is acknowledged only after its commit', async () => {
   const locker = await node.session.pool.connect();
@@ -37,10 +41,16 @@ test('an event is acknowledged only after its commit', async () => {
   const answer = track(anna).finally(() => {
     answered = true;
   });
-  await until(async () => (await count("pg_locks WHERE locktype = 'advisory' AND NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())")) > 0, {
-    deadlineMs: 5_000,
-    what: 'the intake waiting inside its transaction',
-  });
+  await until(
+    async () =>
+      (await count(
+        "pg_locks WHERE locktype = 'advisory' AND NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+      )) > 0,
+    {
+      deadlineMs: 5_000,
+      what: 'the intake waiting inside its transaction',
+    },
+  );
   expect(answered).toBe(false);
   expect(await count('gw_jobs_1')).toBe(0);
   await locker.query('COMMIT');
@@ -53,7 +63,10 @@ test('a messageId that comes again is acknowledged, stored once and delivered on
   await node.steward.set([...Array(PARTITIONS).keys()], 'paused');
   expect((await track(anna, 'same')).status).toBe(200);
   expect((await track(anna, 'same')).status).toBe(200);
-  expect((await post(node.gatewayUrl, '/v1/batch', { batch: [event(anna, 'same'), event(anna, 'new'), event(anna, 'new')] })).status).toBe(200);
+  expect(
+    (await post(node.gatewayUrl, '/v1/batch', { batch: [event(anna, 'same'), event(anna, 'new'), event(anna, 'new')] }))
+      .status,
+  ).toBe(200);
   const together = await Promise.all(Array.from({ length: 20 }, () => track(anna, 'together')));
   expect(new Set(together.map(({ status }) => status))).toEqual(new Set([200]));
   expect(await count('gw_jobs_1')).toBe(3);
@@ -78,7 +91,11 @@ describe('a partition that is not taken in', () => {
     await node.steward.set([partitionOfUser(anna)], 'fenced');
     const [fenced, taken] = await Promise.all([track(anna), track(ben)]);
     expect([fenced.status, taken.status]).toEqual([421, 200]);
-    expect(fenced.headers).toMatchObject({ 'ringmaster-state': 'fenced', 'ringmaster-version': '7', 'ringmaster-move': 'op-1/move-3.1' });
+    expect(fenced.headers).toMatchObject({
+      'ringmaster-state': 'fenced',
+      'ringmaster-version': '7',
+      'ringmaster-move': 'op-1/move-3.1',
+    });
     expect(JSON.parse(fenced.text)).toEqual({ error: 'fenced', partitions: [partitionOfUser(anna)] });
     expect(await count('gw_jobs_1')).toBe(1);
   });
@@ -134,9 +151,22 @@ test('without a database: 503 with Retry-After; and intake goes on when it is ba
   expect(destination.accepted.map(({ messageId }) => messageId)).toEqual(['before', 'after']);
 });
 
+test('a COMMIT whose answer is lost is answered 500; sent again the event is stored once', async () => {
+  await node.steward.set([partitionOfUser(anna)], 'paused');
+  const heal = loseCommits(node.session.pool, () => true);
+  expect((await track(anna, 'in doubt')).status).toBe(500);
+  heal();
+  expect(await count('gw_jobs_1')).toBe(1);
+  expect((await track(anna, 'in doubt')).status).toBe(200);
+  expect(await count('gw_jobs_1')).toBe(1);
+});
+
 test('messageIds older than the window are forgotten', async () => {
   await node.stop();
   node = await startTestNode(database.url, [], { messageWindowMs: 50, pruneEveryMs: 20 });
   expect((await track(anna, 'old')).status).toBe(200);
-  await until(async () => (await count('ringmaster.message_ids')) === 0, { deadlineMs: 5_000, what: 'an empty window' });
+  await until(async () => (await count('ringmaster.message_ids')) === 0, {
+    deadlineMs: 5_000,
+    what: 'an empty window',
+  });
 });

@@ -3,7 +3,7 @@
  * Method: a table of jobs, as simple as can be, is delivered through `Lanes` by a driver that takes random steps; reads see the table as it was when they began.
  */
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
-import { Lanes, type Lane, type Job, type LoadedRow, type Place } from '../../node/lanes.ts';
+import { type Job, type Lane, Lanes, type LoadedRow, type Place } from '../../node/lanes.ts';
 import { seeded } from './support.ts';
 
 beforeEach(() => {
@@ -36,7 +36,9 @@ function run(seed: number): void {
   let results: { lane: Lane; job: Job; state: 'succeeded' | 'failed' | 'aborted' }[] = [];
 
   const rowsOf = (partition: number, above: number, holds: (row: TableRow) => boolean): LoadedRow[] =>
-    table.filter((row) => row.partition === partition && row.id > above && !row.done && holds(row)).map((row) => ({ ...row, dataset: 1, retryInMs: 0 }));
+    table
+      .filter((row) => row.partition === partition && row.id > above && !row.done && holds(row))
+      .map((row) => ({ ...row, dataset: 1, retryInMs: 0 }));
   const steps: Record<string, () => void> = {
     insert: () => {
       if (table.length >= 150) return;
@@ -62,7 +64,11 @@ function run(seed: number): void {
       if (wanting.length > 0 && chance(0.6)) {
         const limit = Math.min(3, ...wanting.map(({ room }) => room));
         for (const { place } of wanting) place.dirty = false;
-        const read = wanting.map(({ place, partition, after }): [Place, LoadedRow[], number] => [place, rowsOf(partition, after, () => true).slice(0, limit), after]);
+        const read = wanting.map(({ place, partition, after }): [Place, LoadedRow[], number] => [
+          place,
+          rowsOf(partition, after, () => true).slice(0, limit),
+          after,
+        ]);
         lanes.reading = true;
         reading = () => {
           for (const [place, rows, after] of read) {
@@ -121,7 +127,10 @@ function run(seed: number): void {
         const row = table[job.id - 1]!;
         const what = `seed ${seed}: job ${job.id} of ${row.userKey}`;
         expect(row.done, `${what} starts after it was done`).toBe(false);
-        expect(inFlight.some((other) => other.lane.userKey === row.userKey), `${what} starts beside another`).toBe(false);
+        expect(
+          inFlight.some((other) => other.lane.userKey === row.userKey),
+          `${what} starts beside another`,
+        ).toBe(false);
         const before = table.find((other) => other.userKey === row.userKey && other.id < row.id && !other.done);
         expect(before?.id, `${what} starts before its turn`).toBeUndefined();
         expect(open.get(row.partition), `${what} starts in a stopped partition`).toBe(true);
@@ -138,8 +147,12 @@ function run(seed: number): void {
     open.set(partition, true);
     lanes.opened(partition);
   }
-  for (let step = 0; step < 20_000 && table.some((row) => !row.done); step += 1) steps[pick(['read', 'endRead', 'end', 'round', 'time'])]!();
-  expect(table.filter((row) => !row.done).map((row) => row.id), `seed ${seed}: never delivered`).toEqual([]);
+  for (let step = 0; step < 20_000 && table.some((row) => !row.done); step += 1)
+    steps[pick(['read', 'endRead', 'end', 'round', 'time'])]!();
+  expect(
+    table.filter((row) => !row.done).map((row) => row.id),
+    `seed ${seed}: never delivered`,
+  ).toEqual([]);
   steps['endRead']!();
   for (let i = 0; i < 3; i += 1) steps['round']!();
   expect(lanes.jobs, `seed ${seed}: remembered without need`).toBe(0);

@@ -1,13 +1,20 @@
 /** A node on a real database with a simple steward, and a destination that records what it was sent. */
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import type { Pool, PoolClient } from 'pg';
 import { pino } from 'pino';
 import { request } from 'undici';
 import type { ImportTarget, NodeStatus, PartitionState } from '../../dataplane/contract.ts';
-import { attachedDatasets } from '../../jobsdb/stale.ts';
 import type { Dataset } from '../../jobsdb/sql/datasets.ts';
 import { enterAlone, setStates } from '../../jobsdb/sql/partitions.ts';
-import { defaultLimits, type NodeConfig, type NodeLimits, parseNodeConfigFile, type NodeConfigFile } from '../../node/config.ts';
+import { attachedDatasets } from '../../jobsdb/stale.ts';
+import {
+  defaultLimits,
+  type NodeConfig,
+  type NodeConfigFile,
+  type NodeLimits,
+  parseNodeConfigFile,
+} from '../../node/config.ts';
 import { type NodeSteward, type RunningNode, startNode } from '../../node/node.ts';
 import { openSession } from '../../node/session.ts';
 import type { NodeSession, NodeWork } from '../../node/work.ts';
@@ -28,18 +35,29 @@ export class SimpleSteward implements NodeSteward {
     this.#session = session;
     this.#work = work;
     const nodes = [{ node: session.node, databaseId: session.databaseId, url: '' }];
-    this.#ring = { ...noRing(session.clusterId), version: 7, epoch: 1, partitionCount: PARTITIONS, nodes, owners: Array.from({ length: PARTITIONS }, () => session.node) };
+    this.#ring = {
+      ...noRing(session.clusterId),
+      version: 7,
+      epoch: 1,
+      partitionCount: PARTITIONS,
+      nodes,
+      owners: Array.from({ length: PARTITIONS }, () => session.node),
+    };
   }
 
   ring = (): Ring => this.#ring;
   datasets = (): readonly Dataset[] => this.#datasets;
 
   async start(): Promise<void> {
-    await this.#session.pool.query(`INSERT INTO ringmaster.partitions (partition, state, token) SELECT p, 'open', 1 FROM generate_series(0, ${PARTITIONS - 1}) AS p ON CONFLICT DO NOTHING`);
+    await this.#session.pool.query(
+      `INSERT INTO ringmaster.partitions (partition, state, token) SELECT p, 'open', 1 FROM generate_series(0, ${PARTITIONS - 1}) AS p ON CONFLICT DO NOTHING`,
+    );
     const client = await this.#session.pool.connect();
     this.#datasets = await attachedDatasets(client);
     client.release();
-    const open = await this.#session.pool.query<{ partition: number }>("SELECT partition FROM ringmaster.partitions WHERE state = 'open'");
+    const open = await this.#session.pool.query<{ partition: number }>(
+      "SELECT partition FROM ringmaster.partitions WHERE state = 'open'",
+    );
     this.#work.opened(open.rows.map((row) => row.partition));
   }
 
@@ -50,7 +68,12 @@ export class SimpleSteward implements NodeSteward {
     const client = await this.#session.pool.connect();
     await client.query('BEGIN');
     await client.query(enterAlone, [this.#session.instance, partitions]);
-    await client.query(setStates, [partitions, state, 7, state === 'paused' || state === 'fenced' ? 'op-1/move-3.1' : null]);
+    await client.query(setStates, [
+      partitions,
+      state,
+      7,
+      state === 'paused' || state === 'fenced' ? 'op-1/move-3.1' : null,
+    ]);
     await client.query('COMMIT');
     client.release();
     if (state === 'open') this.#work.opened(partitions);
@@ -81,7 +104,11 @@ export interface TestNode extends RunningNode {
 
 export const CONTROL_TOKEN = 'a-token-for-tests-only';
 
-export async function startTestNode(databaseUrl: string, destinations: NodeConfigFile['sources'][number]['destinations'], limits: Partial<NodeLimits> = {}): Promise<TestNode> {
+export async function startTestNode(
+  databaseUrl: string,
+  destinations: NodeConfigFile['sources'][number]['destinations'],
+  limits: Partial<NodeLimits> = {},
+): Promise<TestNode> {
   const session = await openSession({ node: 'node-0', clusterId: 'test', databaseUrl });
   const superseded: unknown[] = [];
   const config: NodeConfig = {
@@ -94,7 +121,12 @@ export async function startTestNode(databaseUrl: string, destinations: NodeConfi
     gatewayPort: 0,
     controlPort: 0,
     limits: { ...defaultLimits, retryMinMs: 50, retryMaxMs: 200, endMs: 3_000, ...limits },
-    ...parseNodeConfigFile(JSON.stringify({ workspaceId: 'workspace', sources: [{ writeKey: WRITE_KEY, sourceId: 'source-1', destinations }] } satisfies NodeConfigFile)),
+    ...parseNodeConfigFile(
+      JSON.stringify({
+        workspaceId: 'workspace',
+        sources: [{ writeKey: WRITE_KEY, sourceId: 'source-1', destinations }],
+      } satisfies NodeConfigFile),
+    ),
   };
   let steward: SimpleSteward | undefined;
   const node = await startNode({
@@ -107,6 +139,42 @@ export async function startTestNode(databaseUrl: string, destinations: NodeConfi
   return { ...node, session, steward: steward!, superseded };
 }
 
+/**
+ * From now on the connection is lost at each COMMIT for which `lose` says so, after it has happened. Gives a function that ends this.
+ * `before`: instead it is lost before the COMMIT arrives where that says so.
+ */
+export function loseCommits(pool: Pool, lose: () => boolean, before: () => boolean = () => false): () => void {
+  const connect = pool.connect.bind(pool) as (callback?: unknown) => Promise<PoolClient>;
+  const lossy = async (): Promise<PoolClient> => {
+    const client = await connect();
+    const query = client.query.bind(client) as (...args: unknown[]) => Promise<unknown>;
+    const release = client.release.bind(client);
+    const patched = client as unknown as { query: unknown; release: unknown };
+    patched.query = async (...args: unknown[]) => {
+      if (args[0] !== 'COMMIT') return await query(...args);
+      if (before()) {
+        await query('ROLLBACK');
+        throw new Error('lost before COMMIT');
+      }
+      const result = await query('COMMIT');
+      if (lose()) throw new Error('lost at COMMIT');
+      return result;
+    };
+    patched.release = (error?: Error | boolean) => {
+      patched.query = query;
+      patched.release = release;
+      release(error);
+    };
+    return client;
+  };
+  // Pool.query passes a callback: those are no transactions.
+  pool.connect = ((callback?: unknown) =>
+    callback === undefined ? lossy() : connect(callback)) as typeof pool.connect;
+  return () => {
+    pool.connect = connect as typeof pool.connect;
+  };
+}
+
 export interface Answer {
   readonly status: number;
   readonly headers: Record<string, string | string[] | undefined>;
@@ -116,7 +184,12 @@ export interface Answer {
 export const basic = (writeKey: string): string => `Basic ${Buffer.from(`${writeKey}:`).toString('base64')}`;
 
 /** POSTs `body` (an object is sent as JSON) with the write key. */
-export async function post(url: string, path: string, body: unknown, headers: Record<string, string> = {}): Promise<Answer> {
+export async function post(
+  url: string,
+  path: string,
+  body: unknown,
+  headers: Record<string, string> = {},
+): Promise<Answer> {
   const response = await request(`${url}${path}`, {
     method: 'POST',
     headers: { authorization: basic(WRITE_KEY), 'content-type': 'application/json', ...headers },
@@ -133,12 +206,14 @@ export interface Received {
   readonly at: number;
 }
 
+type AnswerOf = number | { status: number; headers: Record<string, string>; body?: string };
+
 /** `answer` gives the status, and may wait or ask for headers. */
 export class Destination {
   readonly received: Received[] = [];
   /** Accepted with 2xx, in the order of acceptance. */
   readonly accepted: Received[] = [];
-  answer: (received: Received) => Promise<number | { status: number; headers: Record<string, string>; body?: string }> | number = () => 200;
+  answer: (received: Received) => Promise<AnswerOf> | AnswerOf = () => 200;
   /** Deliveries of one user at the same time: must stay at one. */
   readonly concurrent = new Map<string, number>();
   concurrentMax = 0;
@@ -152,7 +227,13 @@ export class Destination {
       incoming.on('data', (chunk: Buffer) => chunks.push(chunk));
       incoming.on('end', async () => {
         const text = Buffer.concat(chunks).toString();
-        const received: Received = { event: JSON.parse(text), text, messageId: String(incoming.headers['x-message-id']), attempt: Number(incoming.headers['x-attempt']), at: performance.now() };
+        const received: Received = {
+          event: JSON.parse(text),
+          text,
+          messageId: String(incoming.headers['x-message-id']),
+          attempt: Number(incoming.headers['x-attempt']),
+          at: performance.now(),
+        };
         this.received.push(received);
         const user = received.event.userId;
         this.#open += 1;

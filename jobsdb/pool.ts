@@ -1,0 +1,16 @@
+/** Pools of connections to a node's database. */
+import pg from 'pg';
+
+/** A server that hangs must not hang us: no connection within this is an error, which is retried. */
+const CONNECT_MS = 5_000;
+
+/**
+ * A pool whose lost connections end nothing: the query that needs one fails and tells; an idle one, or one that is checked out and silent, is no event.
+ * `application_name` must never end with a node's name: RudderStack's nodes end such sessions at their start.
+ */
+export function createPool(config: pg.PoolConfig & { readonly application_name: string }): pg.Pool {
+  const pool = new pg.Pool({ keepAlive: true, connectionTimeoutMillis: CONNECT_MS, ...config });
+  pool.on('error', () => undefined);
+  pool.on('connect', (client) => client.on('error', () => undefined));
+  return pool;
+}

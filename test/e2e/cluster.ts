@@ -1,0 +1,96 @@
+/** A whole cluster under traffic, for tests: real processes, real servers; judged by the checker, which knows only what was sent and received. */
+import { rm } from 'node:fs/promises';
+import { randomBytes } from 'node:crypto';
+import path from 'node:path';
+import { expect } from 'vitest';
+import { checkDelivery } from '../../dev/checker/checker.ts';
+import { runOperation } from '../../dev/demo/operations.ts';
+import { type SinkProcess, startSinkProcess } from '../../dev/sink/process.ts';
+import { type Stack, type StackOptions, startStack } from '../../dev/stack.ts';
+import { seededSource } from '../../dev/traffic/source.ts';
+import { startTraffic, type Traffic } from '../../dev/traffic/traffic.ts';
+import { dataRoot } from '../../platform/local/places.ts';
+import type { Ring } from '../../ring/ring.ts';
+import { readRing } from '../../ringstore/ringstore.ts';
+import type { OperationProgress } from '../../workflows/messages.ts';
+import { until } from '../support/wait.ts';
+
+export interface TestCluster {
+  readonly stack: Stack;
+  readonly sink: SinkProcess;
+  readonly traffic: Traffic;
+  scale(targetNodes: number): Promise<OperationProgress>;
+  ring(): Promise<Ring>;
+  /** Stops the traffic, waits until every acknowledged event was delivered (or 30 s without a delivery), and judges. */
+  judge(): Promise<ReturnType<typeof checkDelivery>>;
+  /** What must not be there when an operation is over. */
+  leftovers(): Promise<string[]>;
+}
+
+const QUIET_MS = 30_000;
+
+export async function withCluster(
+  options: Pick<StackOptions, 'nodes' | 'partitions'> & { readonly rate?: number; readonly destinationMs?: number; readonly seed?: number },
+  run: (cluster: TestCluster) => Promise<void>,
+): Promise<void> {
+  const seed = options.seed ?? randomBytes(4).readUInt32BE();
+  const dataFolder = path.join(dataRoot(), `test-${process.pid}-${randomBytes(4).toString('hex')}`);
+  const stopping = new AbortController();
+  let sink: SinkProcess | undefined;
+  let stack: Stack | undefined;
+  let traffic: Traffic | undefined;
+  try {
+    sink = await startSinkProcess({ destinationMs: options.destinationMs ?? 40 });
+    stack = await startStack({ dataFolder, destinationUrl: `${sink.url}/events`, nodes: options.nodes ?? 2, partitions: options.partitions ?? 16, faults: true });
+    traffic = startTraffic({ routerUrl: stack.routerUrls[0]!, writeKey: stack.writeKey, source: seededSource(seed), rate: options.rate ?? 150, seed });
+    const [theSink, theStack, theTraffic] = [sink, stack, traffic];
+    await until(() => theTraffic.acknowledged > 200, { deadlineMs: 30_000, what: 'traffic flows' });
+    await run({
+      stack,
+      sink,
+      traffic,
+      ring: () => readRing(theStack.ringStore, theStack.clusterId),
+      scale: async (targetNodes) => (await runOperation(theStack.api, theStack.clusterId, targetNodes, { reason: 'test', signal: stopping.signal, onProgress: () => undefined }))!,
+      async judge() {
+        await theTraffic.stop();
+        await theSink.setDestinationMs(1);
+        let seen = -1;
+        let quietSince = performance.now();
+        await until(
+          async () => {
+            const { delivered, aborted, inFlight } = await theSink.stats();
+            if (delivered !== seen) [seen, quietSince] = [delivered, performance.now()];
+            return (delivered + aborted >= theTraffic.acknowledged && inFlight === 0) || performance.now() - quietSince > QUIET_MS;
+          },
+          { deadlineMs: 240_000, what: 'the queues drain', everyMs: 200 },
+        );
+        return checkDelivery({ sent: theTraffic.sent, received: await theSink.deliveries(), faults: [], waitEnded: true });
+      },
+      async leftovers() {
+        const ring = await readRing(theStack.ringStore, theStack.clusterId);
+        const running = (await theStack.platform.listNodes()).filter((node) => node.condition !== 'absent').map((node) => node.node);
+        const members = ring.nodes.map((facts) => facts.node);
+        return [
+          ...(ring.freeze ? [`frozen by ${ring.freeze.operationId}`] : []),
+          ...ring.moves.map((move) => `open move ${move.move} (${move.state})`),
+          ...running.filter((node) => !members.includes(node)).map((node) => `${node} runs and is no member`),
+          ...members.filter((node) => !running.includes(node)).map((node) => `${node} is a member and does not run`),
+        ];
+      },
+    });
+  } catch (error) {
+    throw new Error(`seed ${seed}: ${error instanceof Error ? error.message : String(error)}`, { cause: error });
+  } finally {
+    stopping.abort();
+    await traffic?.stop().catch(() => undefined);
+    await stack?.stop();
+    await sink?.stop();
+    await rm(dataFolder, { recursive: true, force: true });
+  }
+}
+
+/** Nothing lost, twice, out of order or unknown, and no client saw an error. */
+export function expectFlawless(judged: ReturnType<typeof checkDelivery>): void {
+  expect(judged).toMatchObject({ verdict: 'valid', events: { lost: 0, duplicated: 0, reordered: 0, unknown: 0, clientErrors: 0 } });
+  expect(judged.events.delivered).toBeGreaterThan(500);
+}

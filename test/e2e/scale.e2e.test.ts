@@ -1,0 +1,96 @@
+/**
+ * Goal: the whole path keeps its promises while a cluster is scaled under traffic, whoever starts the operation, and whether or not the worker lives through it.
+ * Method: the embedded stack as `npm start` has it, seeded traffic, an independent checker.
+ */
+import { execFile } from 'node:child_process';
+import { promisify } from 'node:util';
+import { expect, test } from 'vitest';
+import { findTemporalCli } from '../../scripts/lib/temporal-cli.mjs';
+import { partitionsOf } from '../../ring/ring.ts';
+import { until } from '../support/wait.ts';
+import { expectFlawless, withCluster } from './cluster.ts';
+
+test('a cluster grows and shrinks under traffic: nothing lost, twice or out of order, and nothing left over', async () => {
+  await withCluster({ nodes: 1 }, async (cluster) => {
+    const up = await cluster.scale(3);
+    expect(up).toMatchObject({ state: 'completed', from: 1, to: 3 });
+    const ring = await cluster.ring();
+    const shares = ring.nodes.map((facts) => partitionsOf(ring, facts.node).length);
+    expect(Math.max(...shares) - Math.min(...shares)).toBeLessThanOrEqual(1);
+    const down = await cluster.scale(1);
+    expect(down).toMatchObject({ state: 'completed', from: 3, to: 1 });
+    expect(up.jobsMoved + down.jobsMoved).toBeGreaterThan(0);
+    expectFlawless(await cluster.judge());
+    expect(await cluster.leftovers()).toEqual([]);
+  });
+});
+
+test('the worker is killed in the middle of moves and started again: the operation finishes, and nothing shows', async () => {
+  await withCluster({ nodes: 2 }, async (cluster) => {
+    const kills: string[] = [];
+    const watching = new AbortController();
+    // Each time something claims a move, the worker that is about to do it is killed: the 1st claim is a pre-copy's, the 2nd its retry's, later ones a cut-over's.
+    const killing = cluster.stack.ringStore.watch(
+      cluster.stack.clusterId,
+      0,
+      {
+        onEvents: (events) => {
+          for (const { event } of events) {
+            if (event.type !== 'move claimed' || kills.length >= 3) continue;
+            kills.push(event.move);
+            cluster.stack.worker.kill('SIGKILL');
+          }
+        },
+      },
+      watching.signal,
+    );
+    const progress = await cluster.scale(3);
+    watching.abort();
+    await killing;
+    expect(kills.length).toBe(3);
+    expect(cluster.stack.worker.restarts).toBeGreaterThanOrEqual(2);
+    expect(progress.state).toBe('completed');
+    expectFlawless(await cluster.judge());
+    expect(await cluster.leftovers()).toEqual([]);
+  });
+});
+
+test('the worker is killed around a hold and stays away longer than the hold may last: traffic goes on, and the operation finishes later', async () => {
+  await withCluster({ nodes: 2 }, async (cluster) => {
+    let killed = 0;
+    const poll = setInterval(() => {
+      if (killed > 0) return;
+      void fencedAnywhere(cluster.stack.logFiles().nodes).then((fenced) => {
+        if (!fenced || killed > 0) return;
+        killed += 1;
+        cluster.stack.worker.kill('SIGKILL', 13_000); // the source lifts its fence itself after 10 s; a router would hold for 15 s
+      });
+    }, 5);
+    try {
+      const progress = await cluster.scale(3);
+      expect(progress.state).toBe('completed');
+    } finally {
+      clearInterval(poll);
+    }
+    expect(killed).toBe(1);
+    expectFlawless(await cluster.judge());
+    expect(await cluster.leftovers()).toEqual([]);
+  });
+});
+
+test('an operation typed into Temporal does it as well', async () => {
+  await withCluster({ nodes: 2 }, async (cluster) => {
+    const input = JSON.stringify({ clusterId: 'demo', targetNodes: 3, reason: 'typed' });
+    const args = ['workflow', 'start', '--address', cluster.stack.temporal.address, '--type', 'ScaleCluster', '--task-queue', 'ringmaster', '--workflow-id', 'scale/demo', '--input', input];
+    await promisify(execFile)(findTemporalCli()!, args);
+    await until(async () => (await cluster.ring()).nodes.length === 3 && (await cluster.ring()).freeze === null, { deadlineMs: 90_000, what: 'the cluster has three nodes and an unfrozen ring' });
+    expectFlawless(await cluster.judge());
+    expect(await cluster.leftovers()).toEqual([]);
+  });
+});
+
+async function fencedAnywhere(files: readonly string[]): Promise<boolean> {
+  const { readFile } = await import('node:fs/promises');
+  for (const file of files) if ((await readFile(file, 'utf8').catch(() => '')).includes('"partitions fenced"')) return true;
+  return false;
+}
