@@ -56,7 +56,6 @@ export async function startNode({ config, session, makeSteward, log, onSupersede
     },
   };
   // A connection that is lost while somebody holds it, between two queries, must not end the process.
-  session.pool.on('connect', (client) => client.on('error', () => undefined));
   const work = new WorkingParts(shared);
   const steward = makeSteward(work);
   const intake = new Intake({ ...shared, onStored: (partitions) => work.stored(partitions) });

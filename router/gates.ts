@@ -89,6 +89,14 @@ type Cause =
   /** The node, or a connection to it, is not there yet: try again soon. */
   | { readonly kind: 'pause' };
 
+/** The held requests of one user. */
+interface Lane {
+  /** By arrival. */
+  readonly tickets: Ticket[];
+  /** The one that is on its way. */
+  sending: Ticket | null;
+}
+
 interface Gate {
   readonly partition: PartitionIndex;
   state: 'shut' | 'ready' | 'probing' | 'gone';
@@ -118,13 +126,14 @@ export interface GatesOptions {
   readonly onWait?: (ms: number) => void;
 }
 
-const pauseMs = [5, 10, 20, 40, 80, 100]; // after a node that lags behind: it needs a few milliseconds
+/** After a node that lags behind: it needs milliseconds, and each one here is one of the hold; only one request of a partition tries. */
+const pauseMs = [4, 6, 9, 13, 20, 20, 20, 20, 20, 20, 50];
 const unreachableMs = [25, 50, 100, 200, 250]; // a process that starts needs about a second
 
 export class Gates {
   readonly #o: GatesOptions;
   readonly #gates = new Map<PartitionIndex, Gate>();
-  readonly #lanes = new Map<string, Ticket[]>();
+  readonly #lanes = new Map<string, Lane>();
   #held = 0;
   #heldBytes = 0;
   #seq = 0;
@@ -254,8 +263,21 @@ export class Gates {
     });
     if (ticket.gone) this.#refuseTicket(ticket, new HoldRefused('CLIENT_GONE', 'the client has gone'));
     else if (this.#o.now() >= ticket.deadline) this.#refuseTicket(ticket, timeoutOf(this.#o.limits));
-    else this.#release(ticket);
+    else {
+      this.#freeLanes(ticket);
+      this.#release(ticket);
+    }
     return turn;
+  }
+
+  /** It waits again: one that came before it, and was refused later, may have been waiting for its answer. */
+  #freeLanes(ticket: Ticket): void {
+    for (const user of ticket.users) {
+      const lane = this.#lanes.get(user)!;
+      if (lane.sending !== ticket) continue;
+      lane.sending = null;
+      if (lane.tickets[0] !== ticket) this.#release(lane.tickets[0]!);
+    }
   }
 
   #enterHold(ticket: Ticket, forMs: number): void {
@@ -268,8 +290,8 @@ export class Gates {
     );
     for (const user of ticket.users) {
       const lane = this.#lanes.get(user);
-      if (lane) insertByArrival(lane, ticket);
-      else this.#lanes.set(user, [ticket]);
+      if (lane) insertByArrival(lane.tickets, ticket);
+      else this.#lanes.set(user, { tickets: [ticket], sending: null });
     }
     this.#held += 1;
     this.#heldBytes += ticket.bytes;
@@ -279,7 +301,8 @@ export class Gates {
   /** Sends the ticket off, if nothing is before it. */
   #release(ticket: Ticket): void {
     if (ticket.state !== 'waiting') return;
-    for (const user of ticket.users) if (this.#lanes.get(user)?.[0] !== ticket) return;
+    const lanes = ticket.users.map((user) => this.#lanes.get(user)!);
+    if (lanes.some((lane) => lane.sending !== null || lane.tickets[0] !== ticket)) return;
     const gates = this.#gatesOf(ticket);
     if (gates.some((gate) => gate.state !== 'ready')) {
       // Also at gates that have closed since it began to wait: each must know whom to wake.
@@ -291,6 +314,7 @@ export class Gates {
       gate.probe = ticket;
     }
     leaveGates(ticket);
+    for (const lane of lanes) lane.sending = ticket;
     ticket.state = 'sending';
     const { wake } = ticket;
     ticket.wake = null;
@@ -326,9 +350,10 @@ export class Gates {
     for (const user of ticket.users) {
       const lane = this.#lanes.get(user);
       if (!lane) continue;
-      removeFrom(lane, ticket);
-      if (lane.length === 0) this.#lanes.delete(user);
-      else this.#release(lane[0]!);
+      removeFrom(lane.tickets, ticket);
+      if (lane.sending === ticket) lane.sending = null;
+      if (lane.tickets.length === 0) this.#lanes.delete(user);
+      else this.#release(lane.tickets[0]!);
     }
   }
 

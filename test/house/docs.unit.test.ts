@@ -147,7 +147,7 @@ describe('docs/errors.md', () => {
 });
 
 /** `4_000 * 1_024` and the like. */
-const valueOf = (expression: string): number =>
+const productOf = (expression: string): number =>
   expression
     .split('*')
     .map((factor) => Number(factor.trim().replaceAll('_', '')))
@@ -169,7 +169,7 @@ describe('docs/limits.md', () => {
     expect(taken.length).toBeGreaterThan(0);
     for (const [, variable, name, max] of taken) {
       const [base, power] = max!.split('**');
-      const greatest = power ? Number(base) ** Number(power) : valueOf(max!);
+      const greatest = power ? Number(base) ** Number(power) : productOf(max!);
       expect(sectionRows('Router').get(name!)).toContain(`\`${variable}\`, to ${greatest.toLocaleString('en-US')} |`);
     }
   });
@@ -199,7 +199,7 @@ describe('docs/limits.md', () => {
   test.each(constants)('%s of %s is %s', (name, file, value) => {
     const written = new RegExp(`\\bconst ${name} = ([\\d_* ]+);`).exec(read(file!))?.[1];
     expect(written, `${file} has no number of this name`).toBeDefined();
-    expect(firstNumber(value)).toBe(valueOf(written!));
+    expect(firstNumber(value)).toBe(productOf(written!));
   });
 
   test('has the timeouts of every kind of activity', () => {
