@@ -38,7 +38,9 @@ export function createMoveActivities(deps: ActivityDeps): MoveActivities {
   const pools = createPools();
 
   /** What an attempt works with. Throws RingRefusal MOVE_ABORTED or MOVE_HANDED_OVER where the move is past it. */
-  async function claim(input: MoveActivityInput): Promise<{ command: MoveCommand; source: NodeControl; target: NodeControl }> {
+  async function claim(
+    input: MoveActivityInput,
+  ): Promise<{ command: MoveCommand; source: NodeControl; target: NodeControl }> {
     const { workflowExecution, activityId, attempt } = activityInfo();
     // New token before anything else: an older attempt that wakes now is refused instead of writing behind us.
     const name = `${workflowExecution?.runId}/${activityId}/${attempt}`;
@@ -53,7 +55,12 @@ export function createMoveActivities(deps: ActivityDeps): MoveActivities {
     return decideAndAppend(deps.ringStore, input.clusterId, command, by);
   }
 
-  async function copyJob(input: MoveActivityInput, command: MoveCommand, prepared: ImportTarget, onRows?: (rows: number) => void): Promise<CopyJob> {
+  async function copyJob(
+    input: MoveActivityInput,
+    command: MoveCommand,
+    prepared: ImportTarget,
+    onRows?: (rows: number) => void,
+  ): Promise<CopyJob> {
     const [from, to] = await Promise.all([deps.endpointsOf(input.from), deps.endpointsOf(input.to)]);
     return {
       source: pools.of(from.database),
@@ -124,6 +131,7 @@ export function createMoveActivities(deps: ActivityDeps): MoveActivities {
       await source.quiesce({ ...command, limitMs: QUIESCE_LIMIT_MS }, signal);
       lap('quiesce');
       await copy.pass(); // the delta before the fence: what remains for the hold is what comes in during this pass
+      await copy.reserve();
       lap('delta');
       await source.fence({ ...command, holdDeadlineMs: HOLD_DEADLINE_MS }, signal);
       const fenceMs = lap('fence');
@@ -131,7 +139,8 @@ export function createMoveActivities(deps: ActivityDeps): MoveActivities {
       const restMs = lap('rest');
       const proof = await copy.verify();
       const heldMs = fenceMs + restMs + lap('verify');
-      if (heldMs > HOLD_DEADLINE_MS - HOLD_MARGIN_MS) return await abort(input, 'HOLD_DEADLINE', `the last rows took ${Math.round(heldMs)} ms`);
+      if (heldMs > HOLD_DEADLINE_MS - HOLD_MARGIN_MS)
+        return await abort(input, 'HOLD_DEADLINE', `the last rows took ${Math.round(heldMs)} ms`);
       signal.throwIfAborted();
       await append(input, { type: 'hand over', move: input.move, token: command.token, proof });
       lap('handOver');
@@ -162,10 +171,15 @@ export function createMoveActivities(deps: ActivityDeps): MoveActivities {
   }
 }
 
-const handedOver = (proof: MoveProof): CutOverResult => ({ result: 'handed over', jobsMoved: proof.jobsPending, jobsCopied: proof.jobsCopied });
+const handedOver = (proof: MoveProof): CutOverResult => ({
+  result: 'handed over',
+  jobsMoved: proof.jobsPending,
+  jobsCopied: proof.jobsCopied,
+});
 
 /** The move is not this attempt's to abort: it has ended, or a newer attempt has claimed it. */
-const isPastAborting = (error: unknown): boolean => ['MOVE_ABORTED', 'MOVE_HANDED_OVER', 'STALE_TOKEN'].includes(codeOf(error) ?? '');
+const isPastAborting = (error: unknown): boolean =>
+  ['MOVE_ABORTED', 'MOVE_HANDED_OVER', 'STALE_TOKEN'].includes(codeOf(error) ?? '');
 
 /** A stale attempt has nothing to say; if it is the current one after all (a newer was lost), the retry claims anew. */
 function staleIsWeather(error: unknown): never {
@@ -196,7 +210,13 @@ function createPools(): { of(address: DatabaseAddress): pg.Pool } {
       const key = JSON.stringify(address);
       let pool = pools.get(key);
       if (!pool) {
-        pool = createPool({ ...address, max: 8, application_name: 'ringmaster mover', idleTimeoutMillis: 30_000, allowExitOnIdle: true });
+        pool = createPool({
+          ...address,
+          max: 8,
+          application_name: 'ringmaster mover',
+          idleTimeoutMillis: 30_000,
+          allowExitOnIdle: true,
+        });
         pools.set(key, pool);
       }
       return pool;

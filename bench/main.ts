@@ -4,17 +4,23 @@ import { Command, InvalidArgumentError } from 'commander';
 import { describeError } from '../kit/errors.ts';
 import { isPartitionCount, PARTITION_COUNT_MAX } from '../ring/partition.ts';
 
-const whole = (low: number, high: number) => (text: string): number => {
-  const n = Number(text);
-  if (!Number.isInteger(n) || n < low || n > high) throw new InvalidArgumentError(`must be a whole number from ${low} to ${high}.`);
-  return n;
-};
+const whole =
+  (low: number, high: number) =>
+  (text: string): number => {
+    const n = Number(text);
+    if (!Number.isInteger(n) || n < low || n > high)
+      throw new InvalidArgumentError(`must be a whole number from ${low} to ${high}.`);
+    return n;
+  };
 const powerOfTwo = (text: string): number => {
-  if (!isPartitionCount(Number(text))) throw new InvalidArgumentError(`must be a power of two from 1 to ${PARTITION_COUNT_MAX}.`);
+  if (!isPartitionCount(Number(text)))
+    throw new InvalidArgumentError(`must be a power of two from 1 to ${PARTITION_COUNT_MAX}.`);
   return Number(text);
 };
 
-const program = new Command('npm run bench --').description('Measures one thing and reports it.').exitOverride((error) => process.exit(error.exitCode === 0 ? 0 : 2));
+const program = new Command('npm run bench --')
+  .description('Measures one thing and reports it.')
+  .exitOverride((error) => process.exit(error.exitCode === 0 ? 0 : 2));
 
 program
   .command('plan')
@@ -47,6 +53,7 @@ try {
 }
 
 async function report(result: object, file: string | undefined): Promise<void> {
-  for (const [name, value] of Object.entries(result)) process.stdout.write(`${name.padEnd(16)} ${typeof value === 'object' ? JSON.stringify(value) : value}\n`);
+  for (const [name, value] of Object.entries(result))
+    process.stdout.write(`${name.padEnd(16)} ${typeof value === 'object' ? JSON.stringify(value) : value}\n`);
   if (file) await writeFile(file, `${JSON.stringify(result, null, 2)}\n`);
 }

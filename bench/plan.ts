@@ -1,7 +1,7 @@
 /** The planner alone: a balanced ring that gets one node more, median of several rounds. */
 import { decide } from '../ring/decide.ts';
-import { evolve, noRing, partitionsOf, type Ring } from '../ring/ring.ts';
 import { nodeNames, planMoves } from '../ring/plan.ts';
+import { evolve, noRing, partitionsOf, type Ring } from '../ring/ring.ts';
 
 const ROUNDS = 7;
 
@@ -22,7 +22,12 @@ export interface PlanReport {
 export function benchPlan(partitions: number, nodes: number): PlanReport {
   if (nodes + 1 > partitions) throw new Error(`${partitions} partitions cannot be shared by ${nodes + 1} nodes`);
   const facts = nodeNames(nodes).map((node) => ({ node, databaseId: node, url: `http://${node}` }));
-  const ring = decide(noRing('bench'), { type: 'make ring', clusterId: 'bench', partitionCount: partitions, nodes: facts }).reduce(evolve, noRing('bench'));
+  const ring = decide(noRing('bench'), {
+    type: 'make ring',
+    clusterId: 'bench',
+    partitionCount: partitions,
+    nodes: facts,
+  }).reduce(evolve, noRing('bench'));
   const after = nodeNames(nodes + 1);
   const times: number[] = [];
   let plan = planMoves(ring, after);

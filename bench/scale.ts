@@ -1,7 +1,7 @@
 /** A whole ScaleCluster operation on the embedded stack with empty queues: what the orchestration itself costs. */
 import { readFile, rm } from 'node:fs/promises';
 import path from 'node:path';
-import { Connection, Client } from '@temporalio/client';
+import { Client, Connection } from '@temporalio/client';
 import { startSinkProcess } from '../dev/sink/process.ts';
 import { startStack } from '../dev/stack.ts';
 import { onStopSignal } from '../kit/parent.ts';
@@ -24,10 +24,24 @@ export interface ScaleReport {
   readonly workerRssMb: number;
 }
 
-export async function benchScale({ partitions, from, to }: { partitions: number; from: number; to: number }): Promise<ScaleReport> {
+export async function benchScale({
+  partitions,
+  from,
+  to,
+}: {
+  partitions: number;
+  from: number;
+  to: number;
+}): Promise<ScaleReport> {
   const dataFolder = path.join(dataRoot(), `bench-scale-${process.pid}`);
   const sink = await startSinkProcess({ destinationMs: 1 });
-  const stack = await startStack({ dataFolder, destinationUrl: sink.url, nodes: from, partitions, onStep: (step) => void process.stderr.write(`${step} …\n`) });
+  const stack = await startStack({
+    dataFolder,
+    destinationUrl: sink.url,
+    nodes: from,
+    partitions,
+    onStep: (step) => void process.stderr.write(`${step} …\n`),
+  });
   const stop = async (): Promise<void> => {
     await stack.stop();
     await sink.stop();
@@ -44,11 +58,15 @@ export async function benchScale({ partitions, from, to }: { partitions: number;
       args: [{ clusterId: stack.clusterId, targetNodes: to, reason: 'bench' }],
     });
     const outcome = (await handle.result()) as OperationProgress;
-    if (outcome.state !== 'completed') throw new Error(`the operation ended ${outcome.state}: ${JSON.stringify(outcome.blockedOn)}`);
+    if (outcome.state !== 'completed')
+      throw new Error(`the operation ended ${outcome.state}: ${JSON.stringify(outcome.blockedOn)}`);
     let durationMs = 0;
     let historyEvents = 0;
     let historyBytes = 0;
-    for (const workflowId of [handle.workflowId, ...outcome.moves.map((move) => moveWorkflowId(stack.clusterId, outcome.operationId, move.n))]) {
+    for (const workflowId of [
+      handle.workflowId,
+      ...outcome.moves.map((move) => moveWorkflowId(stack.clusterId, outcome.operationId, move.n)),
+    ]) {
       const run = await client.workflow.getHandle(workflowId).describe();
       historyEvents += run.historyLength;
       historyBytes += run.historySize ?? 0;

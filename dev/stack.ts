@@ -14,10 +14,10 @@ import { createLocalPlatform } from '../platform/local/client.ts';
 import { makeEnterable } from '../platform/local/places.ts';
 import { freePort } from '../platform/local/ports.ts';
 import { type PostgresServer, startPostgres } from '../platform/local/postgres-server.ts';
-import { nodeNames } from '../ring/plan.ts';
 import type { NodeFacts } from '../ring/events.ts';
-import { migrateRingStore, createPostgresRingStore } from '../ringstore/postgres.ts';
-import { decideAndAppend, readRing, type RingStore } from '../ringstore/ringstore.ts';
+import { nodeNames } from '../ring/plan.ts';
+import { createPostgresRingStore, migrateRingStore } from '../ringstore/postgres.ts';
+import { decideAndAppend, type RingStore, readRing } from '../ringstore/ringstore.ts';
 import { startTemporal, type Temporal } from './embedded/temporal.ts';
 import { type Supervised, supervise } from './supervise.ts';
 
@@ -87,10 +87,12 @@ export async function startStack(options: StackOptions): Promise<Stack> {
         stops.push(() => server.stop());
         return server;
       }),
-      startTemporal({ dataFolder: path.join(dataFolder, 'temporal'), headless: !options.temporalUi }).then((started) => {
-        stops.push(() => started.stop());
-        return started;
-      }),
+      startTemporal({ dataFolder: path.join(dataFolder, 'temporal'), headless: !options.temporalUi }).then(
+        (started) => {
+          stops.push(() => started.stop());
+          return started;
+        },
+      ),
     ]);
     await migrateRingStore(ringStoreServer.url);
     const ringStore = createPostgresRingStore({ connectionString: ringStoreServer.url });
@@ -130,7 +132,8 @@ export async function startStack(options: StackOptions): Promise<Stack> {
         RINGMASTER_AGENT_TOKEN: secrets.agentToken,
         RINGMASTER_DATA_FOLDER: dataFolder,
       },
-      isReady: async () => (await readFile(path.join(logs, 'worker.log'), 'utf8').catch(() => '')).includes('worker running'),
+      isReady: async () =>
+        (await readFile(path.join(logs, 'worker.log'), 'utf8').catch(() => '')).includes('worker running'),
     });
     stops.push(() => worker.stop());
 
@@ -197,17 +200,35 @@ export async function startStack(options: StackOptions): Promise<Stack> {
 }
 
 /** As Promise.all, but waits for all of them before it throws: what started late must be known to be stopped. */
-async function all<T extends readonly unknown[] | []>(promises: T): Promise<{ -readonly [K in keyof T]: Awaited<T[K]> }> {
+async function all<T extends readonly unknown[] | []>(
+  promises: T,
+): Promise<{ -readonly [K in keyof T]: Awaited<T[K]> }> {
   const settled = await Promise.allSettled(promises);
   for (const one of settled) if (one.status === 'rejected') throw one.reason;
-  return settled.map((one) => (one as PromiseFulfilledResult<unknown>).value) as { -readonly [K in keyof T]: Awaited<T[K]> };
+  return settled.map((one) => (one as PromiseFulfilledResult<unknown>).value) as {
+    -readonly [K in keyof T]: Awaited<T[K]>;
+  };
 }
 
-async function startAgent(options: StackOptions, clusterId: string, secrets: Secrets, ringStoreUrl: string, logs: string): Promise<{ process: Supervised; url: string; logs: string }> {
+async function startAgent(
+  options: StackOptions,
+  clusterId: string,
+  secrets: Secrets,
+  ringStoreUrl: string,
+  logs: string,
+): Promise<{ process: Supervised; url: string; logs: string }> {
   const { dataFolder } = options;
   const nodeConfigFile = path.join(dataFolder, 'node-config.json');
-  const destination = { id: 'demo', url: options.destinationUrl, timeoutMs: options.deliveryTimeoutMs ?? 10_000, maxInFlight: options.deliveriesMax ?? 64 };
-  await writePrivate(nodeConfigFile, { workspaceId: 'demo', sources: [{ writeKey: secrets.writeKey, sourceId: 'demo', destinations: [destination] }] });
+  const destination = {
+    id: 'demo',
+    url: options.destinationUrl,
+    timeoutMs: options.deliveryTimeoutMs ?? 10_000,
+    maxInFlight: options.deliveriesMax ?? 64,
+  };
+  await writePrivate(nodeConfigFile, {
+    workspaceId: 'demo',
+    sources: [{ writeKey: secrets.writeKey, sourceId: 'demo', destinations: [destination] }],
+  });
   const platformFolder = path.join(dataFolder, 'platform');
   const port = await freePort();
   const config = {
@@ -246,7 +267,10 @@ async function factsOf(platform: Stack['platform'], node: string): Promise<NodeF
 
 async function answers(url: string, token?: string): Promise<boolean> {
   try {
-    const response = await fetch(url, { headers: token ? { authorization: `Bearer ${token}` } : {}, signal: AbortSignal.timeout(2_000) });
+    const response = await fetch(url, {
+      headers: token ? { authorization: `Bearer ${token}` } : {},
+      signal: AbortSignal.timeout(2_000),
+    });
     await response.body?.cancel();
     return response.ok;
   } catch {

@@ -22,18 +22,24 @@ interface StartOptions {
   data?: string;
 }
 
-const whole = (low: number, high: number) => (text: string): number => {
-  const n = Number(text);
-  if (!Number.isInteger(n) || n < low || n > high) throw new InvalidArgumentError(`must be a whole number from ${low} to ${high}.`);
-  return n;
-};
+const whole =
+  (low: number, high: number) =>
+  (text: string): number => {
+    const n = Number(text);
+    if (!Number.isInteger(n) || n < low || n > high)
+      throw new InvalidArgumentError(`must be a whole number from ${low} to ${high}.`);
+    return n;
+  };
 const powerOfTwo = (text: string): number => {
-  if (!isPartitionCount(Number(text))) throw new InvalidArgumentError(`must be a power of two from 1 to ${PARTITION_COUNT_MAX}.`);
+  if (!isPartitionCount(Number(text)))
+    throw new InvalidArgumentError(`must be a power of two from 1 to ${PARTITION_COUNT_MAX}.`);
   return Number(text);
 };
 
 const program = new Command('npm start --')
-  .description('Starts a whole cluster on this machine: Temporal, the ring store, nodes each with its own PostgreSQL, a router, the API and a worker. Ctrl-C stops it.')
+  .description(
+    'Starts a whole cluster on this machine: Temporal, the ring store, nodes each with its own PostgreSQL, a router, the API and a worker. Ctrl-C stops it.',
+  )
   .option('--nodes <n>', 'nodes at the first start', whole(1, 20), 2)
   .option('--partitions <n>', 'partitions of the ring, at the first start', powerOfTwo, 64)
   .option('--routers <n>', 'routers', whole(1, 8), 1)

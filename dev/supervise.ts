@@ -82,7 +82,9 @@ export function supervise(spec: SupervisedSpec): Supervised {
       const deadline = performance.now() + READY_WITHIN_MS;
       while (!(await spec.isReady())) {
         if (performance.now() > deadline) {
-          throw new Error(`${spec.name} is not ready after ${READY_WITHIN_MS / 1000} s; the end of its log:\n${await tail(spec.logFile)}`);
+          throw new Error(
+            `${spec.name} is not ready after ${READY_WITHIN_MS / 1000} s; the end of its log:\n${await tail(spec.logFile)}`,
+          );
         }
         await Promise.race([sleep(LOOK_EVERY_MS), running]);
       }
@@ -101,9 +103,13 @@ export function supervise(spec: SupervisedSpec): Supervised {
 
 /** The last lines of a log, for an error message. */
 export async function tail(file: string, lines = 15): Promise<string> {
-  const size = await stat(file).then((found) => found.size, () => 0);
+  const size = await stat(file).then(
+    (found) => found.size,
+    () => 0,
+  );
   if (size === 0) return '(nothing logged)';
   const kept: string[] = [];
-  for await (const line of createInterface({ input: createReadStream(file, { start: Math.max(0, size - 32_768) }) })) kept.push(line);
+  for await (const line of createInterface({ input: createReadStream(file, { start: Math.max(0, size - 32_768) }) }))
+    kept.push(line);
   return kept.slice(-lines).join('\n');
 }

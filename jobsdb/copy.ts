@@ -10,14 +10,15 @@
  *      a row with a lower id is in it, or has a higher id than the mark and comes with the next pass.
  *   C4 every chunk's content is compared by digest in both databases before its transaction commits.
  */
-import { setTimeout as delay } from 'node:timers/promises';
+
 import { pipeline } from 'node:stream/promises';
+import { setTimeout as delay } from 'node:timers/promises';
 import pg from 'pg';
 import { from as copyFrom, to as copyTo } from 'pg-copy-streams';
 import { CodedError, codeOf } from '../kit/errors.ts';
 import type { MoveProof } from '../ring/events.ts';
 import type { PartitionIndex } from '../ring/partition.ts';
-import { holdToken, type ImportDatasets } from './imports.ts';
+import { beginHolding, type ImportDatasets } from './imports.ts';
 import * as sql from './sql/copy.ts';
 import { type Dataset, jobsTable, quoteLiteral, statusTable } from './sql/datasets.ts';
 import { refusalOfState } from './sql/partitions.ts';
@@ -26,6 +27,8 @@ import { attachedDatasets, partitionIdsByDataset } from './stale.ts';
 
 /** Rows in one chunk: one transaction at the target, the unit of resuming. About 5 MB of RudderStack events. */
 export const CHUNK_ROWS_MAX = 10_000;
+/** Ids that a cut-over reserves ahead: what the source takes in, for all its partitions, between two steps of ours. */
+const RESERVED_IDS = 10_000;
 /** How long a pass waits for transactions that were writing when it took its mark. */
 const WRITERS_WAIT_MS_MAX = 60_000;
 const WRITERS_POLL_MS = 2;
@@ -75,6 +78,8 @@ export interface Copy {
    * to wait for. Throws STALE_TOKEN, COPY_DIFFERS; anything else is weather.
    */
   pass(options?: { readonly fenced?: boolean }): Promise<PassResult>;
+  /** Begins the fenced pass ahead: reserving its ids waits for the target's open transactions, which clients in the hold need not. */
+  reserve(): Promise<void>;
   /**
    * Compares the pending sets of both sides: ids, whose they are, state and attempt, and the order of ids (C2). To be called when the source is fenced
    * and a fenced pass has run. Throws VERIFY_MISMATCH.
@@ -103,7 +108,16 @@ export async function openCopy(job: CopyJob): Promise<Copy> {
           atSource = digestSource(job, reader);
           atSource.catch(() => undefined); // told by verify
         }
-        return runPass(job, source, target, passes, fenced);
+        const result = await runPass(job, source, target, passes, fenced);
+        // More came in between than was reserved for: the rest goes as a pass of its own.
+        return fenced && (await isPast(source, job, passes)) ? runPass(job, source, target, passes, fenced) : result;
+      },
+      async reserve() {
+        const taken = await readMarks(source, job, await attachedDatasets(source));
+        const jobIds = Object.fromEntries(
+          Object.entries(taken.jobIds).map(([prefix, given]) => [prefix, given + RESERVED_IDS]),
+        );
+        passes.push(await beginPass(target, job, source, [], passes, { ...taken, jobIds }));
       },
       async verify() {
         atSource ??= digestSource(job, reader);
@@ -130,28 +144,50 @@ export async function withCopy<T>(job: CopyJob, use: (copy: Copy) => Promise<T>)
 }
 
 /** `passes`: what the ledger has, kept up here; nobody else writes there under our token. */
-async function runPass(job: CopyJob, source: pg.ClientBase, target: pg.ClientBase, passes: Pass[], fenced: boolean): Promise<PassResult> {
+async function runPass(
+  job: CopyJob,
+  source: pg.ClientBase,
+  target: pg.ClientBase,
+  passes: Pass[],
+  fenced: boolean,
+): Promise<PassResult> {
   const begun = passes.at(-1);
   const resumed = begun && !begun.done ? begun : null;
   const earlier = resumed ? passes.slice(0, -1) : passes.slice();
 
-  // C3: status marks before job marks (inside readMarks), then the wait, then the snapshot.
-  const attached = await attachedDatasets(source);
-  const taken = await readMarks(source, job, attached);
-  if (!fenced) await waitForWriters(source, taken.relations, job.signal);
+  // C3: status marks before job marks (inside readMarks), then the wait, then the snapshot. After the fence nobody writes what we read.
+  let taken: Taken | undefined;
+  if (!fenced || !resumed) {
+    taken = await readMarks(source, job, await attachedDatasets(source));
+    if (!fenced) await waitForWriters(source, taken.relations, job.signal);
+  }
   await source.query('BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY');
   try {
     const datasets = await sourceDatasets(source, job);
-    const pass = resumed ?? (await beginPass(target, job, source, datasets, earlier, taken));
+    const pass = resumed ?? (await beginPass(target, job, source, datasets, earlier, taken!));
     if (!resumed) passes.push(pass);
-    const copy = (transaction: Transaction) => copyRows({ job, source, target, transaction, datasets }, [...earlier, pass], earlier.at(-1)?.marks);
+    const copy = (transaction: Transaction) =>
+      copyRows({ job, source, target, transaction, datasets }, [...earlier, pass], earlier.at(-1)?.marks);
     // The first pass commits chunk by chunk, and a retry goes on after the last. A later one is small, and clients may be waiting: one commit for all.
-    const result = earlier.length === 0 ? await copy((change) => inImport(job, target, change)) : await inImport(job, target, (client) => copy((change) => change(client)));
+    const result =
+      earlier.length === 0
+        ? await copy((change) => inImport(job, target, change))
+        : await inImport(job, target, (client) => copy((change) => change(client)));
     passes[passes.length - 1] = { ...pass, done: true };
     return result;
   } finally {
-    await source.query('ROLLBACK');
+    void source.query('ROLLBACK').catch(() => undefined); // what follows on this connection waits for it anyway
   }
+}
+
+/** Whether the source has given ids beyond the last pass. */
+async function isPast(source: pg.ClientBase, job: CopyJob, passes: readonly Pass[]): Promise<boolean> {
+  const given = await source.query<{ given: string[] }>(
+    sql.lastGivenOf(job.datasets.map(({ prefix }) => `ringmaster.${prefix}_job_id`)),
+  );
+  return job.datasets.some(
+    ({ prefix }, i) => Number(given.rows[0]!.given[i]) > passes.at(-1)!.marks.prefixes[prefix]!.upTo,
+  );
 }
 
 /** Runs a change of the import in a transaction that holds its token. */
@@ -170,16 +206,32 @@ async function copyRows(context: PassContext, passes: readonly Pass[], before: M
   const { pass } = passes.at(-1)!;
   let jobs = 0;
   for (const { prefix, dataset } of job.datasets) {
-    jobs += await copyJobs(context, passes.at(-1)!, prefix, dataset, datasets.filter((other) => other.prefix === prefix));
+    jobs += await copyJobs(
+      context,
+      passes.at(-1)!,
+      prefix,
+      dataset,
+      datasets.filter((other) => other.prefix === prefix),
+    );
   }
   return transaction(async (client) => {
     let statuses = 0;
     for (const { prefix, dataset } of job.datasets) {
       const mine = datasets.filter((other) => other.prefix === prefix);
-      if (mine.length > 0) statuses += await copyStatuses(context, client, { prefix, dataset, datasets: mine, ranges: rangesOf(passes, prefix), before });
+      if (mine.length > 0)
+        statuses += await copyStatuses(context, client, {
+          prefix,
+          dataset,
+          datasets: mine,
+          ranges: rangesOf(passes, prefix),
+          before,
+        });
     }
     const messageIds = await copyMessageIds(context, client, before?.messageIdsUpTo ?? 0);
-    await client.query('UPDATE ringmaster.import_passes SET done = true WHERE move = $1 AND pass = $2', [job.move, pass]);
+    await client.query('UPDATE ringmaster.import_passes SET done = true WHERE move = $1 AND pass = $2', [
+      job.move,
+      pass,
+    ]);
     return { pass, jobs, statuses, messageIds };
   });
 }
@@ -187,7 +239,11 @@ async function copyRows(context: PassContext, passes: readonly Pass[], before: M
 // ---- marks
 
 async function readPasses(target: pg.ClientBase, move: string): Promise<Pass[]> {
-  return (await target.query<Pass>('SELECT pass, marks, done FROM ringmaster.import_passes WHERE move = $1 ORDER BY pass', [move])).rows;
+  return (
+    await target.query<Pass>('SELECT pass, marks, done FROM ringmaster.import_passes WHERE move = $1 ORDER BY pass', [
+      move,
+    ])
+  ).rows;
 }
 
 interface Taken {
@@ -202,7 +258,9 @@ async function readMarks(source: pg.ClientBase, job: CopyJob, attached: readonly
   const jobSequences = job.datasets.map(({ prefix }) => `ringmaster.${prefix}_job_id`);
   const messageSequence = 'ringmaster.message_ids_seq_seq';
   // One statement, but sequences are read as they are at that moment, from left to right: statuses before jobs.
-  const given = await source.query<{ given: string[] }>(sql.lastGivenOf([...statusSequences, ...jobSequences, messageSequence]));
+  const given = await source.query<{ given: string[] }>(
+    sql.lastGivenOf([...statusSequences, ...jobSequences, messageSequence]),
+  );
   const numbers = given.rows[0]!.given.map(Number);
   const statusIds: Record<string, Record<string, number>> = {};
   attached.forEach(({ prefix, dataset }, i) => {
@@ -223,13 +281,19 @@ async function readMarks(source: pg.ClientBase, job: CopyJob, attached: readonly
 }
 
 /** As CREATE INDEX CONCURRENTLY does: waits for the transactions that hold a writer's lock now, not for those that come later. */
-async function waitForWriters(source: pg.ClientBase, relations: readonly string[], signal?: AbortSignal): Promise<void> {
-  const writers = async (): Promise<Set<string>> => new Set((await source.query<{ id: string }>(sql.selectWriters(relations))).rows.map((row) => row.id));
+async function waitForWriters(
+  source: pg.ClientBase,
+  relations: readonly string[],
+  signal?: AbortSignal,
+): Promise<void> {
+  const writers = async (): Promise<Set<string>> =>
+    new Set((await source.query<{ id: string }>(sql.selectWriters(relations))).rows.map((row) => row.id));
   const deadline = performance.now() + WRITERS_WAIT_MS_MAX;
   let left = await writers();
   while (left.size > 0) {
     signal?.throwIfAborted();
-    if (performance.now() > deadline) throw new Error(`${left.size} transactions at the source have been writing for over ${WRITERS_WAIT_MS_MAX} ms`);
+    if (performance.now() > deadline)
+      throw new Error(`${left.size} transactions at the source have been writing for over ${WRITERS_WAIT_MS_MAX} ms`);
     await delay(WRITERS_POLL_MS);
     const still = await writers();
     left = new Set([...left].filter((id) => still.has(id)));
@@ -254,7 +318,13 @@ async function beginPass(
   }
   const pass = (earlier.at(-1)?.pass ?? 0) + 1;
   const begun = await target
-    .query<{ marks: Marks }>('SELECT ringmaster.begin_pass($1, $2, $3, $4, $5) AS marks', [job.move, job.token, pass, JSON.stringify(spans), taken.messageIds])
+    .query<{ marks: Marks }>('SELECT ringmaster.begin_pass($1, $2, $3, $4, $5) AS marks', [
+      job.move,
+      job.token,
+      pass,
+      JSON.stringify(spans),
+      taken.messageIds,
+    ])
     .catch(refuseByState);
   return { pass, marks: begun.rows[0]!.marks, done: false };
 }
@@ -265,8 +335,18 @@ function refuseByState(error: unknown): never {
   throw new CodedError(code, (error as Error).message, {}, { cause: error });
 }
 
-async function lowestPending(source: pg.ClientBase, datasets: readonly sql.SourceDataset[], prefix: string, upTo: number): Promise<number> {
-  const found = await source.query<{ lowest: string | null }>(sql.selectLowestPending(datasets.filter((other) => other.prefix === prefix), upTo));
+async function lowestPending(
+  source: pg.ClientBase,
+  datasets: readonly sql.SourceDataset[],
+  prefix: string,
+  upTo: number,
+): Promise<number> {
+  const found = await source.query<{ lowest: string | null }>(
+    sql.selectLowestPending(
+      datasets.filter((other) => other.prefix === prefix),
+      upTo,
+    ),
+  );
   const lowest = found.rows[0]?.lowest;
   return lowest === null || lowest === undefined ? upTo : Number(lowest) - 1;
 }
@@ -279,13 +359,21 @@ async function sourceDatasets(source: pg.ClientBase, job: CopyJob): Promise<sql.
 
 // ---- rows
 
-async function copyJobs(context: PassContext, { pass, marks }: Pass, prefix: Prefix, dataset: number, datasets: readonly sql.SourceDataset[]): Promise<number> {
+async function copyJobs(
+  context: PassContext,
+  { pass, marks }: Pass,
+  prefix: Prefix,
+  dataset: number,
+  datasets: readonly sql.SourceDataset[],
+): Promise<number> {
   const { job, source, target, transaction } = context;
   const { upTo, constant, after: first } = marks.prefixes[prefix]!;
   if (datasets.length === 0 || first >= upTo) return 0;
   if (pass > 1) {
     const range = { after: first, upTo, constant };
-    const rows = await transaction((client) => copyChunk(job, source, client, { prefix, dataset, pass, range, datasets }));
+    const rows = await transaction((client) =>
+      copyChunk(job, source, client, { prefix, dataset, pass, range, datasets }),
+    );
     if (rows > 0) job.onRows?.(rows);
     return rows;
   }
@@ -297,10 +385,14 @@ async function copyJobs(context: PassContext, { pass, marks }: Pass, prefix: Pre
   let rows = 0;
   while (after < upTo) {
     job.signal?.throwIfAborted();
-    const end = await source.query<{ up_to: string | null }>(sql.selectChunkEnd(datasets, after, upTo, job.chunkRowsMax ?? CHUNK_ROWS_MAX));
+    const end = await source.query<{ up_to: string | null }>(
+      sql.selectChunkEnd(datasets, after, upTo, job.chunkRowsMax ?? CHUNK_ROWS_MAX),
+    );
     if (end.rows[0]!.up_to === null) break;
     const range = { after, upTo: Number(end.rows[0]!.up_to), constant };
-    const copied = await transaction((client) => copyChunk(job, source, client, { prefix, dataset, pass, range, datasets }));
+    const copied = await transaction((client) =>
+      copyChunk(job, source, client, { prefix, dataset, pass, range, datasets }),
+    );
     rows += copied;
     job.onRows?.(copied);
     after = range.upTo;
@@ -316,7 +408,13 @@ async function copyChunk(
   chunk: { prefix: Prefix; dataset: number; pass: number; range: sql.IdRange; datasets: readonly sql.SourceDataset[] },
 ): Promise<number> {
   const { prefix, dataset, pass, range, datasets } = chunk;
-  const rows = await pipe(source, sql.copyJobsOut(datasets, range), target, sql.copyJobsIn(prefix, dataset), job.signal);
+  const rows = await pipe(
+    source,
+    sql.copyJobsOut(datasets, range),
+    target,
+    sql.copyJobsIn(prefix, dataset),
+    job.signal,
+  );
   if (rows === 0) return 0;
   type ChunkDigest = { row_count: string; digest: string };
   const [out, into] = await Promise.all([
@@ -325,7 +423,11 @@ async function copyChunk(
   ]);
   const [sent, written] = [out.rows[0]!, into.rows[0]!];
   if (sent.row_count !== written.row_count || sent.digest !== written.digest) {
-    throw new CodedError('COPY_DIFFERS', `${job.move}: ${prefix} jobs ${range.after + 1} to ${range.upTo} differ at the target`, { prefix, range, sent, written });
+    throw new CodedError(
+      'COPY_DIFFERS',
+      `${job.move}: ${prefix} jobs ${range.after + 1} to ${range.upTo} differ at the target`,
+      { prefix, range, sent, written },
+    );
   }
   await target.query(
     'INSERT INTO ringmaster.import_chunks (move, prefix, pass, after_id, up_to_id, row_count, digest) VALUES ($1, $2, $3, $4, $5, $6, $7)',
@@ -337,16 +439,27 @@ async function copyChunk(
 async function copyStatuses(
   { job, source }: PassContext,
   client: pg.ClientBase,
-  to: { prefix: Prefix; dataset: number; datasets: readonly sql.SourceDataset[]; ranges: readonly sql.IdRange[]; before: Marks | undefined },
+  to: {
+    prefix: Prefix;
+    dataset: number;
+    datasets: readonly sql.SourceDataset[];
+    ranges: readonly sql.IdRange[];
+    before: Marks | undefined;
+  },
 ): Promise<number> {
   const { prefix, dataset, datasets, ranges, before } = to;
-  const statement = before ? sql.copyNewStatusesOut(datasets, ranges, before.prefixes[prefix]?.statusUpTo ?? {}) : sql.copyPendingStatusesOut(datasets, ranges);
+  const statement = before
+    ? sql.copyNewStatusesOut(datasets, ranges, before.prefixes[prefix]?.statusUpTo ?? {})
+    : sql.copyPendingStatusesOut(datasets, ranges);
   if ((await pipe(source, statement, client, sql.copyStatusesIn(prefix), job.signal)) === 0) return 0;
   return (await client.query(sql.takeStatuses(prefix, dataset))).rowCount ?? 0;
 }
 
 async function copyMessageIds({ job, source }: PassContext, client: pg.ClientBase, after: number): Promise<number> {
-  if ((await pipe(source, sql.copyMessageIdsOut(job.partitions, after), client, sql.copyMessageIdsIn, job.signal)) === 0) return 0;
+  if (
+    (await pipe(source, sql.copyMessageIdsOut(job.partitions, after), client, sql.copyMessageIdsIn, job.signal)) === 0
+  )
+    return 0;
   return (await client.query(sql.takeMessageIds)).rowCount ?? 0;
 }
 
@@ -367,13 +480,25 @@ interface Digest {
 
 async function digestSource(job: CopyJob, source: pg.ClientBase): Promise<Digest[]> {
   const datasets = await sourceDatasets(source, job);
-  const selects = job.datasets.map(({ prefix }) => sql.digestPendingAtSource(prefix, datasets.filter((other) => other.prefix === prefix)));
+  const selects = job.datasets.map(({ prefix }) =>
+    sql.digestPendingAtSource(
+      prefix,
+      datasets.filter((other) => other.prefix === prefix),
+    ),
+  );
   return (await source.query<Digest>(selects.join(' UNION ALL '))).rows;
 }
 
-async function compare(job: CopyJob, target: pg.ClientBase, passes: readonly Pass[], atSource: readonly Digest[]): Promise<MoveProof> {
+async function compare(
+  job: CopyJob,
+  target: pg.ClientBase,
+  passes: readonly Pass[],
+  atSource: readonly Digest[],
+): Promise<MoveProof> {
   for (const { prefix } of job.datasets) assertAscending(job.move, prefix, rangesOf(passes, prefix));
-  const selects = job.datasets.map(({ prefix, dataset }) => sql.digestPendingAtTarget(prefix, dataset, rangesOf(passes, prefix)));
+  const selects = job.datasets.map(({ prefix, dataset }) =>
+    sql.digestPendingAtTarget(prefix, dataset, rangesOf(passes, prefix)),
+  );
   const atTarget = (await target.query<Digest>(selects.join(' UNION ALL '))).rows;
   const proofs = job.datasets.map(({ prefix }) => {
     const sent = atSource.find((row) => row.prefix === prefix)!;
@@ -384,7 +509,10 @@ async function compare(job: CopyJob, target: pg.ClientBase, passes: readonly Pas
     }
     return { prefix, pending: Number(sent.pending), digest: sent.digest };
   });
-  const copied = await numberOf(target, `(SELECT coalesce(sum(row_count), 0) FROM ringmaster.import_chunks WHERE move = ${quoteLiteral(job.move)})`);
+  const copied = await numberOf(
+    target,
+    `(SELECT coalesce(sum(row_count), 0) FROM ringmaster.import_chunks WHERE move = ${quoteLiteral(job.move)})`,
+  );
   return { jobsPending: proofs.reduce((sum, proof) => sum + proof.pending, 0), jobsCopied: copied, prefixes: proofs };
 }
 
@@ -392,7 +520,10 @@ function assertAscending(move: string, prefix: string, ranges: readonly sql.IdRa
   for (let i = 1; i < ranges.length; i += 1) {
     const [before, next] = [ranges[i - 1]!, ranges[i]!];
     if (next.after < before.upTo || next.after + next.constant < before.upTo + before.constant) {
-      throw new CodedError('VERIFY_MISMATCH', `${move}: the ids of ${prefix} pass ${i + 1} do not follow those of pass ${i}`);
+      throw new CodedError(
+        'VERIFY_MISMATCH',
+        `${move}: the ids of ${prefix} pass ${i + 1} do not follow those of pass ${i}`,
+      );
     }
   }
 }
@@ -400,10 +531,13 @@ function assertAscending(move: string, prefix: string, ranges: readonly sql.IdRa
 // ---- plumbing
 
 /** A transaction at the target that begins with the token (C1). */
-async function inImport<T>(job: CopyJob, target: pg.ClientBase, write: (client: pg.ClientBase) => Promise<T>): Promise<T> {
-  await target.query('BEGIN');
+async function inImport<T>(
+  job: CopyJob,
+  target: pg.ClientBase,
+  write: (client: pg.ClientBase) => Promise<T>,
+): Promise<T> {
   try {
-    await holdToken(target, job.move, job.token);
+    await beginHolding(target, job.move, job.token);
     const result = await write(target);
     await target.query('COMMIT');
     return result;
@@ -414,7 +548,13 @@ async function inImport<T>(job: CopyJob, target: pg.ClientBase, write: (client: 
 }
 
 /** Streams from server to server; returns the rows written. */
-async function pipe(source: pg.ClientBase, out: string, target: pg.ClientBase, into: string, signal?: AbortSignal): Promise<number> {
+async function pipe(
+  source: pg.ClientBase,
+  out: string,
+  target: pg.ClientBase,
+  into: string,
+  signal?: AbortSignal,
+): Promise<number> {
   const reading = source.query(copyTo(out));
   const writing = target.query(copyFrom(into));
   await pipeline(reading, writing, ...(signal ? [{ signal }] : []));

@@ -3,8 +3,9 @@
  * its row in `ringmaster.imports` holds the token, and every write locks that row until its commit.
  */
 import type { ClientBase } from 'pg';
-import type { PartitionIndex } from '../ring/partition.ts';
 import { CodedError } from '../kit/errors.ts';
+import type { PartitionIndex } from '../ring/partition.ts';
+import { quoteLiteral } from './sql/datasets.ts';
 import { type Prefix, prefixes } from './sql/schema.ts';
 
 export interface ImportDatasets {
@@ -32,27 +33,45 @@ export async function ensureImport(
   partitions: readonly PartitionIndex[],
   beforeFirst: () => Promise<unknown>,
 ): Promise<ImportDatasets> {
-  const known = await client.query<{ token: string }>('SELECT token::text FROM ringmaster.imports WHERE move = $1 FOR UPDATE', [move]);
+  const known = await client.query<{ token: string }>(
+    'SELECT token::text FROM ringmaster.imports WHERE move = $1 FOR UPDATE',
+    [move],
+  );
   if (known.rows[0]) {
     if (Number(known.rows[0].token) > token) throw staleToken(move, Number(known.rows[0].token), token);
     await client.query('UPDATE ringmaster.imports SET token = $2 WHERE move = $1', [move, token]);
-    const datasets = await client.query<{ prefix: Prefix; dataset: number }>('SELECT prefix, dataset FROM ringmaster.datasets WHERE move = $1 ORDER BY prefix', [move]);
+    const datasets = await client.query<{ prefix: Prefix; dataset: number }>(
+      'SELECT prefix, dataset FROM ringmaster.datasets WHERE move = $1 ORDER BY prefix',
+      [move],
+    );
     return { datasets: datasets.rows };
   }
   await beforeFirst();
-  await client.query('INSERT INTO ringmaster.imports (move, token, partitions) VALUES ($1, $2, $3)', [move, token, partitions]);
+  await client.query('INSERT INTO ringmaster.imports (move, token, partitions) VALUES ($1, $2, $3)', [
+    move,
+    token,
+    partitions,
+  ]);
   const datasets: { prefix: Prefix; dataset: number }[] = [];
   for (const prefix of prefixes) {
-    const added = await client.query<{ dataset: number }>('SELECT ringmaster.add_dataset($1, $2) AS dataset', [prefix, move]);
+    const added = await client.query<{ dataset: number }>('SELECT ringmaster.add_dataset($1, $2) AS dataset', [
+      prefix,
+      move,
+    ]);
     datasets.push({ prefix, dataset: added.rows[0]!.dataset });
   }
   return { datasets };
 }
 
-/** Locks the import's row until the transaction ends. Throws STALE_TOKEN, also where the import is gone. Every write at the target begins with it. */
-export async function holdToken(client: ClientBase, move: string, token: number): Promise<void> {
-  const held = await client.query<{ token: string }>('SELECT token::text FROM ringmaster.imports WHERE move = $1 FOR SHARE', [move]);
-  if (Number(held.rows[0]?.token) !== token) throw staleToken(move, held.rows[0] ? Number(held.rows[0].token) : null, token);
+/**
+ * Begins a transaction that holds the import's token row until its end. Throws STALE_TOKEN, also where the import is gone; the transaction is open then.
+ * Every write at the target begins with it; one round trip, as clients may be waiting.
+ */
+export async function beginHolding(client: ClientBase, move: string, token: number): Promise<void> {
+  const statements = `BEGIN; SELECT token::text FROM ringmaster.imports WHERE move = ${quoteLiteral(move)} FOR SHARE`;
+  const [, held] = (await client.query(statements)) as unknown as [unknown, { rows: { token: string }[] }];
+  if (Number(held.rows[0]?.token) !== token)
+    throw staleToken(move, held.rows[0] ? Number(held.rows[0].token) : null, token);
 }
 
 /** Forgets the ledgers of moves that are done. Their datasets stay. */
@@ -61,5 +80,9 @@ export async function forgetLedgers(client: ClientBase, moves: readonly string[]
 }
 
 function staleToken(move: string, held: number | null, token: number): CodedError {
-  return new CodedError('STALE_TOKEN', `the import of ${move} is ${held === null ? 'gone' : `held by token ${held}`}, not ${token}`, { move, held, token });
+  return new CodedError(
+    'STALE_TOKEN',
+    `the import of ${move} is ${held === null ? 'gone' : `held by token ${held}`}, not ${token}`,
+    { move, held, token },
+  );
 }

@@ -13,12 +13,19 @@ export async function migrateJobsDb(connectionString: string): Promise<void> {
     await client.query('BEGIN');
     // The lock comes before the look: who waited here sees what the other has done.
     await client.query(`SELECT pg_advisory_xact_lock(${LOCK})`);
-    await client.query('CREATE TABLE IF NOT EXISTS public.ringmaster_migrations (version integer PRIMARY KEY, at timestamptz NOT NULL DEFAULT now())');
-    const done = await client.query<{ version: number }>('SELECT coalesce(max(version), 0)::int AS version FROM public.ringmaster_migrations');
+    await client.query(
+      'CREATE TABLE IF NOT EXISTS public.ringmaster_migrations (version integer PRIMARY KEY, at timestamptz NOT NULL DEFAULT now())',
+    );
+    const done = await client.query<{ version: number }>(
+      'SELECT coalesce(max(version), 0)::int AS version FROM public.ringmaster_migrations',
+    );
     const version = done.rows[0]!.version;
     const newest = migrations.at(-1)!.version;
     if (version > newest) {
-      throw new CodedError('JOBSDB_TOO_NEW', `the jobs database has schema ${version}, this version of Ringmaster knows ${newest}: upgrade it`);
+      throw new CodedError(
+        'JOBSDB_TOO_NEW',
+        `the jobs database has schema ${version}, this version of Ringmaster knows ${newest}: upgrade it`,
+      );
     }
     for (const migration of migrations) {
       if (migration.version <= version) continue;

@@ -16,18 +16,27 @@ export async function partitionIdsByDataset(
   wanted: ReadonlySet<PartitionIndex>,
 ): Promise<(Dataset & { partitionIds: string[] })[]> {
   if (datasets.length === 0) return [];
-  const selects = datasets.map(({ prefix, dataset }, n) => `SELECT ${n} AS n, partition_id FROM (${distinctPartitionIds(prefix, dataset)}) AS d${n}`);
+  const selects = datasets.map(
+    ({ prefix, dataset }, n) =>
+      `SELECT ${n} AS n, partition_id FROM (${distinctPartitionIds(prefix, dataset)}) AS d${n}`,
+  );
   const found = await client.query<{ n: number; partition_id: string }>(selects.join(' UNION ALL '));
   return datasets.map((dataset, n) => ({
     ...dataset,
-    partitionIds: found.rows.filter((row) => row.n === n && wanted.has(partitionIndexOf(row.partition_id) ?? -1)).map((row) => row.partition_id),
+    partitionIds: found.rows
+      .filter((row) => row.n === n && wanted.has(partitionIndexOf(row.partition_id) ?? -1))
+      .map((row) => row.partition_id),
   }));
 }
 
 /** Pending jobs of `partitions` in the attached datasets. */
 export async function countPendingOf(client: ClientBase, partitions: ReadonlySet<PartitionIndex>): Promise<number> {
   let count = 0;
-  for (const { prefix, dataset, partitionIds } of await partitionIdsByDataset(client, await attachedDatasets(client), partitions)) {
+  for (const { prefix, dataset, partitionIds } of await partitionIdsByDataset(
+    client,
+    await attachedDatasets(client),
+    partitions,
+  )) {
     if (partitionIds.length === 0) continue;
     const counted = await client.query<{ count: string }>(countPending(prefix, dataset, partitionIds));
     count += Number(counted.rows[0]!.count);
@@ -42,8 +51,13 @@ export async function countPendingOf(client: ClientBase, partitions: ReadonlySet
 export async function putAwayStale(client: ClientBase, partitions: readonly PartitionIndex[]): Promise<number> {
   const wanted = new Set(partitions);
   let marked = 0;
-  for (const { prefix, dataset, partitionIds } of await partitionIdsByDataset(client, await attachedDatasets(client), wanted)) {
-    if (partitionIds.length > 0) marked += (await client.query(markMigrated(prefix, dataset, partitionIds))).rowCount ?? 0;
+  for (const { prefix, dataset, partitionIds } of await partitionIdsByDataset(
+    client,
+    await attachedDatasets(client),
+    wanted,
+  )) {
+    if (partitionIds.length > 0)
+      marked += (await client.query(markMigrated(prefix, dataset, partitionIds))).rowCount ?? 0;
   }
   await client.query('DELETE FROM ringmaster.message_ids WHERE partition = ANY ($1::integer[])', [partitions]);
   return marked;

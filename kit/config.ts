@@ -6,7 +6,10 @@ import { CodedError } from './errors.ts';
  * Parses `env` by `schema`, whose keys are the variables' names. Throws CONFIG_INVALID, which names each bad variable and what it may be,
  * and never prints a value (it may be a secret).
  */
-export function parseConfig<S extends z.ZodType>(schema: S, env: Record<string, string | undefined>): Readonly<z.infer<S>> {
+export function parseConfig<S extends z.ZodType>(
+  schema: S,
+  env: Record<string, string | undefined>,
+): Readonly<z.infer<S>> {
   const parsed = schema.safeParse(env);
   if (parsed.success) return Object.freeze(parsed.data as object) as Readonly<z.infer<S>>;
   const problems = parsed.error.issues.map((issue) => `${issue.path.join('.') || 'configuration'}: ${issue.message}`);

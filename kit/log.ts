@@ -1,5 +1,5 @@
 /** The log of a process: JSON lines on standard output, one line per state change, no secrets and no payloads. */
-import { pino, type Logger } from 'pino';
+import { type Logger, pino } from 'pino';
 
 export type { Logger } from 'pino';
 
@@ -10,7 +10,10 @@ export function createLog(component: string, bindings: Record<string, unknown> =
     base: { component, ...bindings },
     timestamp: () => `,"time":${now()}`,
     formatters: { level: (label) => ({ level: label }) },
-    redact: { paths: ['password', 'token', 'authorization', '*.password', '*.token', '*.authorization'], censor: '[secret]' },
+    redact: {
+      paths: ['password', 'token', 'authorization', '*.password', '*.token', '*.authorization'],
+      censor: '[secret]',
+    },
   });
 }
 

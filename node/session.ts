@@ -17,8 +17,20 @@ export interface SessionOptions {
  */
 export async function openSession(options: SessionOptions): Promise<NodeSession> {
   await migrateJobsDb(options.databaseUrl);
-  const pool = createPool({ connectionString: options.databaseUrl, max: options.connectionsMax ?? 12, application_name: 'ringmaster node' });
-  const raised = await pool.query<{ instance: string; database_id: string }>('SELECT * FROM ringmaster.raise_instance()');
+  const pool = createPool({
+    connectionString: options.databaseUrl,
+    max: options.connectionsMax ?? 12,
+    application_name: 'ringmaster node',
+  });
+  const raised = await pool.query<{ instance: string; database_id: string }>(
+    'SELECT * FROM ringmaster.raise_instance()',
+  );
   const { instance, database_id } = raised.rows[0]!;
-  return { node: options.node, clusterId: options.clusterId, databaseId: database_id, instance: Number(instance), pool };
+  return {
+    node: options.node,
+    clusterId: options.clusterId,
+    databaseId: database_id,
+    instance: Number(instance),
+    pool,
+  };
 }

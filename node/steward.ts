@@ -15,13 +15,21 @@
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import type { PoolClient } from 'pg';
-import { CodedError, describeError } from '../kit/errors.ts';
-import { type Logger, now } from '../kit/log.ts';
 import type { ImportTarget, MoveCommand, NodeControl, NodeStatus, PartitionState } from '../dataplane/contract.ts';
-import { attachedDatasets, countPendingOf, dropImport, putAwayStale } from '../jobsdb/stale.ts';
 import { ensureImport, importsOf } from '../jobsdb/imports.ts';
 import type { Dataset } from '../jobsdb/sql/datasets.ts';
-import { enterAlone, follow, obey, refusalOfState, selectNode, selectStates, setSettled } from '../jobsdb/sql/partitions.ts';
+import {
+  enterAlone,
+  follow,
+  obey,
+  refusalOfState,
+  selectNode,
+  selectStates,
+  setSettled,
+} from '../jobsdb/sql/partitions.ts';
+import { attachedDatasets, countPendingOf, dropImport, putAwayStale } from '../jobsdb/stale.ts';
+import { CodedError, describeError } from '../kit/errors.ts';
+import { type Logger, now } from '../kit/log.ts';
 import type { MoveId, RecordedEvent } from '../ring/events.ts';
 import { formatPartitions, type PartitionIndex } from '../ring/partition.ts';
 import { fold, isMember, moveOf, noRing, type OpenMove, type Ring } from '../ring/ring.ts';
@@ -100,7 +108,11 @@ export class Steward implements NodeControl, NodeTopology {
         0,
         {
           onEvents: (events) => this.#inTurn(() => this.#persistently(() => this.#onEvents(events))),
-          onTrouble: (error) => this.#log.warn({ trouble: error ? describeError(error) : null }, error ? 'ring store trouble' : 'ring store well'),
+          onTrouble: (error) =>
+            this.#log.warn(
+              { trouble: error ? describeError(error) : null },
+              error ? 'ring store trouble' : 'ring store well',
+            ),
         },
         this.#stopping.signal,
       )
@@ -150,11 +162,17 @@ export class Steward implements NodeControl, NodeTopology {
             refuse('NODE_OWNS_PARTITION', `partition ${partition} is ${row.state} at ${this.#session.node}`);
           }
         }
-        for (const left of await importsOf(client, move.partitions)) if (left !== move.move) await dropImport(client, left);
-        return ensureImport(client, move.move, command.token, move.partitions, () => putAwayStale(client, move.partitions));
+        for (const left of await importsOf(client, move.partitions))
+          if (left !== move.move) await dropImport(client, left);
+        return ensureImport(client, move.move, command.token, move.partitions, () =>
+          putAwayStale(client, move.partitions),
+        );
       });
       for (const partition of move.partitions) this.#unsettled.delete(partition);
-      this.#log.info({ move: move.move, claim: command.token, partitions: formatPartitions(move.partitions) }, 'import prepared');
+      this.#log.info(
+        { move: move.move, claim: command.token, partitions: formatPartitions(move.partitions) },
+        'import prepared',
+      );
       return prepared;
     });
   }
@@ -193,7 +211,10 @@ export class Steward implements NodeControl, NodeTopology {
       const move = this.#commandedSource(command);
       await this.#obey(move, command.token, 'fenced');
       this.#armDeadMan(move.move, command.holdDeadlineMs, true);
-      this.#log.info({ move: move.move, claim: command.token, partitions: move.partitions, at: now() }, 'partitions fenced');
+      this.#log.info(
+        { move: move.move, claim: command.token, partitions: move.partitions, at: now() },
+        'partitions fenced',
+      );
     });
   }
 
@@ -204,7 +225,12 @@ export class Steward implements NodeControl, NodeTopology {
       const node = (await client.query<Record<string, string>>(selectNode)).rows[0]!;
       this.#foldedVersion = Number(node['folded_version']);
       this.#settledVersion = Number(node['settled_version']);
-      const states = await client.query<{ partition: number; state: PartitionState; token: string; move: string | null }>(selectStates);
+      const states = await client.query<{
+        partition: number;
+        state: PartitionState;
+        token: string;
+        move: string | null;
+      }>(selectStates);
       for (const { partition, state, token, move } of states.rows) {
         this.#rows.set(partition, { state, token: Number(token), move });
         if (state === 'closed') this.#unsettled.add(partition);
@@ -249,10 +275,14 @@ export class Steward implements NodeControl, NodeTopology {
     this.#foldWaiters.clear();
     for (const { move, partitions } of aborted) {
       await this.#alone([], (client) => dropImport(client, move));
-      for (const partition of partitions) if (this.#rows.get(partition)?.state === 'closed') this.#unsettled.add(partition);
+      for (const partition of partitions)
+        if (this.#rows.get(partition)?.state === 'closed') this.#unsettled.add(partition);
     }
     // Not awaited: it takes turns of its own, so that commands and hand-overs do not wait for it.
-    if (ring.notUnderstood.length === 0) void this.#settle().catch((error: unknown) => this.#log.warn({ error: describeError(error) }, 'putting away stale jobs: will try again'));
+    if (ring.notUnderstood.length === 0)
+      void this.#settle().catch((error: unknown) =>
+        this.#log.warn({ error: describeError(error) }, 'putting away stale jobs: will try again'),
+      );
   }
 
   /** Brings the rows to what the log says at `ring`, in one transaction with the version that they are derived from. */
@@ -286,23 +316,34 @@ export class Steward implements NodeControl, NodeTopology {
       clearTimeout(deadMan.timer);
       this.#deadMen.delete(move);
     }
-    const readable = first ? [...this.#rows].filter(([, row]) => row.state === 'open').map(([partition]) => partition) : opening;
+    const readable = first
+      ? [...this.#rows].filter(([, row]) => row.state === 'open').map(([partition]) => partition)
+      : opening;
     if (readable.length > 0) this.#work.opened(readable);
-    this.#logChanges(last, opening, closing, (partition) => gained.get(partition) ?? before.get(partition)?.move ?? null);
+    this.#logChanges(
+      last,
+      opening,
+      closing,
+      (partition) => gained.get(partition) ?? before.get(partition)?.move ?? null,
+    );
   }
 
   /** The state that a partition's row should go to, or null where it is right as it is. */
   #wanted(ring: Ring, partition: PartitionIndex): 'open' | 'closed' | null {
     const row = this.#rows.get(partition);
     if (row && row.token > ring.version) return null; // S3: set under a later position than this one
-    if (ring.owners[partition] !== this.#session.node) return row === undefined || row.state !== 'closed' ? 'closed' : null;
+    if (ring.owners[partition] !== this.#session.node)
+      return row === undefined || row.state !== 'closed' ? 'closed' : null;
     if (row === undefined || row.state === 'closed') return 'open';
     if (row.state === 'open') return null;
     return moveOf(ring, row.move!)?.state === 'started' ? null : 'open'; // the move was aborted: the fence is lifted
   }
 
   /** The pair of S4 where no prepare came before: looked at again before stale rows would come to life. The partitions are closed, and only this opens them. */
-  async #putAwayBeforeOpening(opening: readonly PartitionIndex[], gained: ReadonlyMap<PartitionIndex, MoveId>): Promise<void> {
+  async #putAwayBeforeOpening(
+    opening: readonly PartitionIndex[],
+    gained: ReadonlyMap<PartitionIndex, MoveId>,
+  ): Promise<void> {
     const unprepared = opening.filter((partition) => this.#unsettled.has(partition) && !gained.has(partition));
     if (unprepared.length > 0) await this.#alone(unprepared, (client) => putAwayStale(client, unprepared));
   }
@@ -321,14 +362,27 @@ export class Steward implements NodeControl, NodeTopology {
     return true;
   }
 
-  #logChanges(last: RecordedEvent, opening: readonly PartitionIndex[], closing: readonly PartitionIndex[], moveFor: (partition: PartitionIndex) => MoveId | null): void {
+  #logChanges(
+    last: RecordedEvent,
+    opening: readonly PartitionIndex[],
+    closing: readonly PartitionIndex[],
+    moveFor: (partition: PartitionIndex) => MoveId | null,
+  ): void {
     const at = now();
     for (const [partitions, message] of [
       [opening, 'partitions opened'],
       [closing, 'partitions closed'],
     ] as const) {
       for (const move of new Set(partitions.map(moveFor))) {
-        this.#log.info({ move, version: last.version, partitions: partitions.filter((partition) => moveFor(partition) === move), at }, message);
+        this.#log.info(
+          {
+            move,
+            version: last.version,
+            partitions: partitions.filter((partition) => moveFor(partition) === move),
+            at,
+          },
+          message,
+        );
       }
     }
   }
@@ -340,8 +394,10 @@ export class Steward implements NodeControl, NodeTopology {
     if (this.#blocked) refuse('NODE_BLOCKED', `${this.#blocked.code}: ${this.#blocked.message}`);
     const move = moveOf(this.#ring, command.move);
     if (!move) return refuse('MOVE_ABORTED', `${command.move} is not open at version ${this.#ring.version}`);
-    if (move.state !== 'started') refuse('MOVE_HANDED_OVER', `${command.move} was handed over at version ${move.handedOverAt}`);
-    if (move.token !== command.token) refuse('STALE_TOKEN', `${command.move} was claimed again: token ${move.token}, not ${command.token}`);
+    if (move.state !== 'started')
+      refuse('MOVE_HANDED_OVER', `${command.move} was handed over at version ${move.handedOverAt}`);
+    if (move.token !== command.token)
+      refuse('STALE_TOKEN', `${command.move} was claimed again: token ${move.token}, not ${command.token}`);
     return move;
   }
 
@@ -353,7 +409,13 @@ export class Steward implements NodeControl, NodeTopology {
 
   /** Quiesces or fences, durably; waits for the transactions that are inside. */
   async #obey(move: OpenMove, token: number, state: 'paused' | 'fenced'): Promise<void> {
-    const rows = await this.#once<{ partition: number; state: PartitionState }>(obey, [this.#session.instance, move.partitions, state, token, move.move]);
+    const rows = await this.#once<{ partition: number; state: PartitionState }>(obey, [
+      this.#session.instance,
+      move.partitions,
+      state,
+      token,
+      move.move,
+    ]);
     for (const row of rows) this.#rows.set(row.partition, { state: row.state, token, move: move.move });
   }
 
@@ -364,7 +426,11 @@ export class Steward implements NodeControl, NodeTopology {
     } catch (error) {
       if (!limit.aborted) throw error;
       const destinations = this.#work.waitingFor(move.partitions);
-      throw new CodedError('QUIESCE_TIMEOUT', `deliveries in flight did not end within ${limitMs} ms: ${destinations.join(', ') || 'unknown destination'}`, { destinations });
+      throw new CodedError(
+        'QUIESCE_TIMEOUT',
+        `deliveries in flight did not end within ${limitMs} ms: ${destinations.join(', ') || 'unknown destination'}`,
+        { destinations },
+      );
     }
   }
 
@@ -372,8 +438,14 @@ export class Steward implements NodeControl, NodeTopology {
     const deadline = performance.now() + FOLD_WAIT_MS;
     while (this.#ring.version < token) {
       const left = deadline - performance.now();
-      if (left <= 0) throw new Error(`${this.#session.node} has folded version ${this.#ring.version}, the command asks for ${token}`);
-      await Promise.race([new Promise<void>((resolve) => this.#foldWaiters.add(resolve)), delay(left, undefined, { ref: false })]);
+      if (left <= 0)
+        throw new Error(
+          `${this.#session.node} has folded version ${this.#ring.version}, the command asks for ${token}`,
+        );
+      await Promise.race([
+        new Promise<void>((resolve) => this.#foldWaiters.add(resolve)),
+        delay(left, undefined, { ref: false }),
+      ]);
     }
   }
 
@@ -395,7 +467,12 @@ export class Steward implements NodeControl, NodeTopology {
     const because = `${this.#session.node}: nobody ended the move within ${afterMs} ms`;
     while (this.#deadMen.has(move) && !this.#stopping.signal.aborted) {
       try {
-        await decideAndAppend(this.#store, this.#session.clusterId, { type: 'abort move', move, because }, { actor: this.#session.node, reason: 'dead-man', operation: move.split('/')[0] ?? null });
+        await decideAndAppend(
+          this.#store,
+          this.#session.clusterId,
+          { type: 'abort move', move, because },
+          { actor: this.#session.node, reason: 'dead-man', operation: move.split('/')[0] ?? null },
+        );
         this.#log.warn({ move, afterMs }, 'move aborted by its source');
         return;
       } catch (error) {
@@ -427,12 +504,20 @@ export class Steward implements NodeControl, NodeTopology {
   async #settleOne(): Promise<boolean> {
     if (this.#stopping.signal.aborted) return false;
     const ring = this.#ring;
-    const incoming = new Set(ring.moves.filter((move) => move.to === this.#session.node && move.state === 'started').flatMap((move) => move.partitions));
+    const incoming = new Set(
+      ring.moves
+        .filter((move) => move.to === this.#session.node && move.state === 'started')
+        .flatMap((move) => move.partitions),
+    );
     const partitions = [...this.#unsettled].filter((candidate) => !incoming.has(candidate)).slice(0, SETTLE_PARTITIONS);
     if (partitions.length > 0) {
       const marked = await this.#alone(partitions, (client) => putAwayStale(client, partitions));
       for (const partition of partitions) this.#unsettled.delete(partition);
-      if (marked > 0) this.#log.info({ partitions: formatPartitions(partitions), jobs: marked, version: ring.version }, 'jobs marked migrated');
+      if (marked > 0)
+        this.#log.info(
+          { partitions: formatPartitions(partitions), jobs: marked, version: ring.version },
+          'jobs marked migrated',
+        );
       return true;
     }
     if (this.#unsettled.size === 0 && this.#settledVersion < ring.version) {
@@ -463,12 +548,22 @@ export class Steward implements NodeControl, NodeTopology {
   // ---- transactions
 
   /** Runs `change` alone inside the locks of `partitions`, in one synchronous transaction, with their rows as the database has them. */
-  async #alone<T>(partitions: readonly PartitionIndex[], change: (client: PoolClient, rows: Map<PartitionIndex, Row>) => Promise<T>): Promise<T> {
+  async #alone<T>(
+    partitions: readonly PartitionIndex[],
+    change: (client: PoolClient, rows: Map<PartitionIndex, Row>) => Promise<T>,
+  ): Promise<T> {
     return this.#withClient(async (client) => {
       await client.query('BEGIN');
       try {
-        const entered = await client.query<{ partition: number; state: PartitionState; move: string | null; token: string }>(enterAlone, [this.#session.instance, partitions]);
-        const rows = new Map(entered.rows.map(({ partition, state, move, token }) => [partition, { state, move, token: Number(token) }]));
+        const entered = await client.query<{
+          partition: number;
+          state: PartitionState;
+          move: string | null;
+          token: string;
+        }>(enterAlone, [this.#session.instance, partitions]);
+        const rows = new Map(
+          entered.rows.map(({ partition, state, move, token }) => [partition, { state, move, token: Number(token) }]),
+        );
         const result = await change(client, rows);
         await client.query('COMMIT');
         return result;

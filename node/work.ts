@@ -1,10 +1,11 @@
 /**
  * What the steward (who keeps the partitions' states) asks of the node's working parts (who process and deliver), and the other way round.
  */
+
+import type { Pool } from 'pg';
+import type { Dataset } from '../jobsdb/sql/datasets.ts';
 import type { PartitionIndex } from '../ring/partition.ts';
 import type { Ring } from '../ring/ring.ts';
-import type { Dataset } from '../jobsdb/sql/datasets.ts';
-import type { Pool } from 'pg';
 
 /** One process of the node: its right to write is its instance number, checked in every transaction. */
 export interface NodeSession {

@@ -1,6 +1,6 @@
 /** What may be done to a ring: commands in, past-tense events out, or a refusal with a code. Pure. */
 import type { HolderIdentity, MoveId, MoveProof, NodeFacts, NodeId, RingEvent } from './events.ts';
-import { isPartitionCount, type PartitionIndex, PARTITION_COUNT_MAX } from './partition.ts';
+import { isPartitionCount, PARTITION_COUNT_MAX, type PartitionIndex } from './partition.ts';
 import { isMember, moveOf, type OpenMove, partitionsOf, type Ring, startedMoveOf } from './ring.ts';
 
 /** Why a command was refused; part of the public API (docs/errors.md). */
@@ -31,13 +31,25 @@ export class RingRefusal extends Error {
 }
 
 export type RingCommand =
-  | { readonly type: 'make ring'; readonly clusterId: string; readonly partitionCount: number; readonly nodes: readonly NodeFacts[] }
+  | {
+      readonly type: 'make ring';
+      readonly clusterId: string;
+      readonly partitionCount: number;
+      readonly nodes: readonly NodeFacts[];
+    }
   /** `takeOverFrom`: the holder number of a freeze whose run was seen closed or gone. */
   | { readonly type: 'freeze'; readonly by: HolderIdentity; readonly takeOverFrom?: number; readonly because?: string }
   | { readonly type: 'unfreeze'; readonly holder: number }
   | { readonly type: 'join node'; readonly holder: number; readonly facts: NodeFacts }
   | { readonly type: 'leave node'; readonly holder: number; readonly node: NodeId }
-  | { readonly type: 'start move'; readonly holder: number; readonly move: MoveId; readonly from: NodeId; readonly to: NodeId; readonly partitions: readonly PartitionIndex[] }
+  | {
+      readonly type: 'start move';
+      readonly holder: number;
+      readonly move: MoveId;
+      readonly from: NodeId;
+      readonly to: NodeId;
+      readonly partitions: readonly PartitionIndex[];
+    }
   | { readonly type: 'claim move'; readonly holder: number; readonly move: MoveId; readonly attempt: string }
   | { readonly type: 'hand over'; readonly move: MoveId; readonly token: number; readonly proof: MoveProof }
   /** Asked for by the orchestrator, or by the source itself (the dead-man). Needs no token: it may only lose against the hand-over. */
@@ -50,7 +62,10 @@ export type RingCommand =
  */
 export function decide(ring: Ring, command: RingCommand): RingEvent[] {
   if (ring.notUnderstood.length > 0) {
-    refuse('RING_TOO_NEW', `the log of ${ring.clusterId} has events of a newer version (${ring.notUnderstood.join(', ')}): upgrade first`);
+    refuse(
+      'RING_TOO_NEW',
+      `the log of ${ring.clusterId} has events of a newer version (${ring.notUnderstood.join(', ')}): upgrade first`,
+    );
   }
   if (command.type === 'make ring') return makeRing(ring, command);
   if (ring.version === 0) refuse('CLUSTER_UNKNOWN', `there is no cluster ${ring.clusterId}`);
@@ -66,7 +81,10 @@ export function decide(ring: Ring, command: RingCommand): RingEvent[] {
     case 'join node': {
       const known = ring.nodes.find((facts) => facts.node === command.facts.node);
       if (known && known.databaseId !== command.facts.databaseId) {
-        refuse('NODE_OTHER_DATABASE', `${known.node} joined with database ${known.databaseId} and now has ${command.facts.databaseId}`);
+        refuse(
+          'NODE_OTHER_DATABASE',
+          `${known.node} joined with database ${known.databaseId} and now has ${command.facts.databaseId}`,
+        );
       }
       if (known && known.url === command.facts.url) return [];
       assertHeld(ring, command.holder);
@@ -76,7 +94,8 @@ export function decide(ring: Ring, command: RingCommand): RingEvent[] {
       if (!isMember(ring, command.node)) return [];
       assertHeld(ring, command.holder);
       const owned = partitionsOf(ring, command.node);
-      if (owned.length > 0) refuse('NODE_NOT_EMPTY', `${command.node} still owns ${owned.length} partitions (epoch ${ring.epoch})`);
+      if (owned.length > 0)
+        refuse('NODE_NOT_EMPTY', `${command.node} still owns ${owned.length} partitions (epoch ${ring.epoch})`);
       const open = ring.moves.find((move) => move.from === command.node || move.to === command.node);
       if (open) refuse('NODE_NOT_EMPTY', `${open.move} still names ${command.node} (${open.state})`);
       return [{ type: 'node left', node: command.node }];
@@ -102,7 +121,8 @@ export function decide(ring: Ring, command: RingCommand): RingEvent[] {
     case 'abort move': {
       const open = moveOf(ring, command.move);
       if (!open) return []; // aborted or completed before: who asks reads which
-      if (open.state === 'handed over') refuse('MOVE_HANDED_OVER', `${command.move} was handed over at version ${open.handedOverAt}`);
+      if (open.state === 'handed over')
+        refuse('MOVE_HANDED_OVER', `${command.move} was handed over at version ${open.handedOverAt}`);
       return [{ type: 'move aborted', move: command.move, because: command.because }];
     }
     case 'complete move': {
@@ -116,16 +136,23 @@ export function decide(ring: Ring, command: RingCommand): RingEvent[] {
 
 /** Contiguous runs of partitions, sizes within one of each other. */
 export function initialOwners(nodes: readonly NodeId[], partitionCount: number): NodeId[] {
-  return Array.from({ length: partitionCount }, (_, partition) => nodes[Math.floor((partition * nodes.length) / partitionCount)]!);
+  return Array.from(
+    { length: partitionCount },
+    (_, partition) => nodes[Math.floor((partition * nodes.length) / partitionCount)]!,
+  );
 }
 
 function makeRing(ring: Ring, command: Extract<RingCommand, { type: 'make ring' }>): RingEvent[] {
   if (ring.version > 0) refuse('CLUSTER_EXISTS', `cluster ${ring.clusterId} exists, at version ${ring.version}`);
   if (!isPartitionCount(command.partitionCount)) {
-    refuse('PARTITION_COUNT', `partitionCount must be a power of two from 1 to ${PARTITION_COUNT_MAX}, not ${command.partitionCount}`);
+    refuse(
+      'PARTITION_COUNT',
+      `partitionCount must be a power of two from 1 to ${PARTITION_COUNT_MAX}, not ${command.partitionCount}`,
+    );
   }
   const names = command.nodes.map((facts) => facts.node);
-  if (names.length === 0 || new Set(names).size !== names.length) refuse('NODE_UNKNOWN', 'a ring needs nodes, each named once');
+  if (names.length === 0 || new Set(names).size !== names.length)
+    refuse('NODE_UNKNOWN', 'a ring needs nodes, each named once');
   if (names.length > command.partitionCount) {
     refuse('PARTITION_COUNT', `${names.length} nodes cannot share ${command.partitionCount} partitions`);
   }
@@ -145,12 +172,27 @@ function freeze(ring: Ring, command: Extract<RingCommand, { type: 'freeze' }>): 
   if (!ring.freeze) return [{ type: 'ring frozen', holder, ...identity(command.by) }];
   if (ring.freeze.runId === command.by.runId && ring.freeze.workflowId === command.by.workflowId) return [];
   if (command.takeOverFrom === ring.freeze.holder) {
-    return [{ type: 'freeze taken over', holder, from: ring.freeze.holder, because: command.because ?? 'its run has ended', ...identity(command.by) }];
+    return [
+      {
+        type: 'freeze taken over',
+        holder,
+        from: ring.freeze.holder,
+        because: command.because ?? 'its run has ended',
+        ...identity(command.by),
+      },
+    ];
   }
-  return refuse('RING_BUSY', `frozen by operation ${ring.freeze.operationId} (${ring.freeze.workflowId}) at epoch ${ring.epoch}`);
+  return refuse(
+    'RING_BUSY',
+    `frozen by operation ${ring.freeze.operationId} (${ring.freeze.workflowId}) at epoch ${ring.epoch}`,
+  );
 }
 
-const identity = ({ operationId, workflowId, runId }: HolderIdentity): HolderIdentity => ({ operationId, workflowId, runId });
+const identity = ({ operationId, workflowId, runId }: HolderIdentity): HolderIdentity => ({
+  operationId,
+  workflowId,
+  runId,
+});
 
 function startMove(ring: Ring, command: Extract<RingCommand, { type: 'start move' }>): RingEvent[] {
   const { move, from, to, partitions } = command;
@@ -162,7 +204,10 @@ function startMove(ring: Ring, command: Extract<RingCommand, { type: 'start move
   }
   for (const partition of partitions) {
     if (ring.owners[partition] !== from) {
-      refuse('MOVE_INVALID', `partition ${partition} is owned by ${ring.owners[partition]}, not by ${from} (epoch ${ring.epoch})`);
+      refuse(
+        'MOVE_INVALID',
+        `partition ${partition} is owned by ${ring.owners[partition]}, not by ${from} (epoch ${ring.epoch})`,
+      );
     }
     const other = startedMoveOf(ring, partition);
     if (other) refuse('MOVE_INVALID', `partition ${partition} is being moved by ${other.move}`);
@@ -176,14 +221,18 @@ function startMove(ring: Ring, command: Extract<RingCommand, { type: 'start move
 function startedMove(ring: Ring, move: MoveId): OpenMove {
   const open = moveOf(ring, move);
   if (!open) return refuse('MOVE_ABORTED', `${move} is not open: it was aborted, or has been completed`);
-  if (open.state === 'handed over') refuse('MOVE_HANDED_OVER', `${move} was handed over at version ${open.handedOverAt}`);
+  if (open.state === 'handed over')
+    refuse('MOVE_HANDED_OVER', `${move} was handed over at version ${open.handedOverAt}`);
   return open;
 }
 
 function assertHeld(ring: Ring, holder: number): void {
   if (!ring.freeze) refuse('RING_NOT_HELD', 'the ring is not frozen');
   else if (ring.freeze.holder !== holder) {
-    refuse('RING_NOT_HELD', `the ring is held by operation ${ring.freeze.operationId} (holder ${ring.freeze.holder}, not ${holder})`);
+    refuse(
+      'RING_NOT_HELD',
+      `the ring is held by operation ${ring.freeze.operationId} (holder ${ring.freeze.holder}, not ${holder})`,
+    );
   }
 }
 

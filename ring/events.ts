@@ -36,15 +36,37 @@ export interface MoveProof {
 }
 
 export type RingEvent =
-  | { readonly type: 'ring made'; readonly clusterId: string; readonly partitionCount: number; readonly nodes: readonly NodeFacts[]; readonly owners: readonly NodeId[] }
+  | {
+      readonly type: 'ring made';
+      readonly clusterId: string;
+      readonly partitionCount: number;
+      readonly nodes: readonly NodeFacts[];
+      readonly owners: readonly NodeId[];
+    }
   | ({ readonly type: 'node joined' } & NodeFacts)
   | { readonly type: 'node left'; readonly node: NodeId }
   | ({ readonly type: 'ring frozen'; readonly holder: number } & HolderIdentity)
-  | ({ readonly type: 'freeze taken over'; readonly holder: number; readonly from: number; readonly because: string } & HolderIdentity)
+  | ({
+      readonly type: 'freeze taken over';
+      readonly holder: number;
+      readonly from: number;
+      readonly because: string;
+    } & HolderIdentity)
   | { readonly type: 'ring unfrozen'; readonly holder: number }
-  | { readonly type: 'move started'; readonly move: MoveId; readonly from: NodeId; readonly to: NodeId; readonly partitions: readonly PartitionIndex[] }
+  | {
+      readonly type: 'move started';
+      readonly move: MoveId;
+      readonly from: NodeId;
+      readonly to: NodeId;
+      readonly partitions: readonly PartitionIndex[];
+    }
   | { readonly type: 'move claimed'; readonly move: MoveId; readonly attempt: string }
-  | { readonly type: 'partitions handed over'; readonly move: MoveId; readonly token: number; readonly proof: MoveProof }
+  | {
+      readonly type: 'partitions handed over';
+      readonly move: MoveId;
+      readonly token: number;
+      readonly proof: MoveProof;
+    }
   | { readonly type: 'move aborted'; readonly move: MoveId; readonly because: string }
   | { readonly type: 'move completed'; readonly move: MoveId };
 

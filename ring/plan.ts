@@ -2,8 +2,9 @@
  * From a ring to a plan of moves: a pure value that can be shown, hashed, approved and executed.
  * Property (tested): the fewest partitions move; sizes end within one of each other; after any prefix of the moves the ring is valid and nearer the goal.
  */
-import { murmur3 } from './murmur3.ts';
+
 import type { NodeId } from './events.ts';
+import { murmur3 } from './murmur3.ts';
 import type { PartitionIndex } from './partition.ts';
 import type { Ring } from './ring.ts';
 

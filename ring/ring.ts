@@ -185,11 +185,13 @@ export function assertRing(ring: Ring): void {
     throw new Error(`${rule}: ${what} ${where}`);
   };
   if (!isPartitionCount(ring.partitionCount)) fail('R1', `partitionCount ${ring.partitionCount} is no power of two`);
-  if (ring.owners.length !== ring.partitionCount) fail('R1', `${ring.owners.length} owners for ${ring.partitionCount} partitions`);
+  if (ring.owners.length !== ring.partitionCount)
+    fail('R1', `${ring.owners.length} owners for ${ring.partitionCount} partitions`);
   const members = new Set(ring.nodes.map((facts) => facts.node));
   if (members.size !== ring.nodes.length) fail('R1', 'a node is a member twice');
   ring.owners.forEach((owner, partition) => {
-    if (!members.has(owner)) fail('R1', `partition ${partition} owned by ${owner}, members are ${[...members].join(', ')}`);
+    if (!members.has(owner))
+      fail('R1', `partition ${partition} owned by ${owner}, members are ${[...members].join(', ')}`);
   });
   if (ring.epoch < 1 || ring.epoch > ring.version) fail('R2', `epoch out of range`);
   if (ring.freeze && ring.freeze.holder !== ring.lastHolder) {
@@ -207,7 +209,10 @@ export function assertRing(ring: Ring): void {
       if (other !== undefined) fail('R4', `partition ${partition} is in ${other} and in ${open.move}`);
       inMove.set(partition, open.move);
       if (ring.owners[partition] !== open.from) {
-        fail('R4', `${open.move} moves partition ${partition} from ${open.from}, its owner is ${ring.owners[partition]}`);
+        fail(
+          'R4',
+          `${open.move} moves partition ${partition} from ${open.from}, its owner is ${ring.owners[partition]}`,
+        );
       }
     }
   }

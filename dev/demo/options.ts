@@ -25,7 +25,7 @@ export interface DemoOptions {
 /** Node processes, each with its PostgreSQL, that one machine can be asked to run. */
 const NODES_MAX = 32;
 /** What two cores carry with everything else beside it (docs/limits.md). */
-const RATE_DEFAULT = 800;
+const RATE_DEFAULT = 300;
 const RATE_MAX = 100_000;
 
 export type ParsedDemo =

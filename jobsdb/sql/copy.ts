@@ -39,12 +39,20 @@ export const selectLowestPending = (datasets: readonly SourceDataset[], upTo: nu
   `SELECT min(p.job_id)::text AS lowest FROM ${pendingBetween(datasets, 0, upTo)} AS p`;
 
 /** Where a chunk of at most `rowsMax` rows ends, and how many it has. */
-export const selectChunkEnd = (datasets: readonly SourceDataset[], after: number, upTo: number, rowsMax: number): string => `
+export const selectChunkEnd = (
+  datasets: readonly SourceDataset[],
+  after: number,
+  upTo: number,
+  rowsMax: number,
+): string => `
   SELECT max(c.job_id)::text AS up_to, count(*)::text AS row_count
   FROM (SELECT p.job_id FROM ${pendingBetween(datasets, after, upTo)} AS p ORDER BY p.job_id LIMIT ${rowsMax}) AS c`;
 
 export const copyJobsOut = (datasets: readonly SourceDataset[], { after, upTo, constant }: IdRange): string => `
-  COPY (SELECT p.job_id + ${constant}, ${jobColumns.slice(1).map((column) => `p.${column}`).join(', ')}
+  COPY (SELECT p.job_id + ${constant}, ${jobColumns
+    .slice(1)
+    .map((column) => `p.${column}`)
+    .join(', ')}
         FROM ${pendingBetween(datasets, after, upTo)} AS p ORDER BY p.job_id) TO STDOUT (FORMAT binary)`;
 
 export const copyJobsIn = (prefix: string, dataset: number): string =>
@@ -54,7 +62,9 @@ export const copyJobsIn = (prefix: string, dataset: number): string =>
 const contentHash = (alias: string, id: string): string => {
   const [, ...rest] = jobColumns;
   const text = rest.map((column) =>
-    column === 'created_at' || column === 'expire_at' ? `extract(epoch FROM ${alias}.${column})::text` : `coalesce(${alias}.${column}::text, '')`,
+    column === 'created_at' || column === 'expire_at'
+      ? `extract(epoch FROM ${alias}.${column})::text`
+      : `coalesce(${alias}.${column}::text, '')`,
   );
   return `hashtextextended(concat_ws(E'\\x1f', (${id})::text, ${text.join(', ')}), 0)::numeric`;
 };
@@ -70,7 +80,9 @@ const ranges = (list: readonly IdRange[]): string =>
   `(VALUES ${list.map((range) => `(${range.after}::bigint, ${range.upTo}::bigint, ${range.constant}::bigint)`).join(', ')}) AS r (after_id, up_to_id, constant)`;
 
 const statusList = (alias: string): string =>
-  statusColumns.map((column) => (column === 'job_id' ? `${alias}.job_id + r.constant` : `${alias}.${column}`)).join(', ');
+  statusColumns
+    .map((column) => (column === 'job_id' ? `${alias}.job_id + r.constant` : `${alias}.${column}`))
+    .join(', ');
 
 /** First pass: the last status of every pending job that has one. */
 export const copyPendingStatusesOut = (datasets: readonly SourceDataset[], list: readonly IdRange[]): string =>
@@ -105,7 +117,8 @@ export const copyNewStatusesOut = (
     ),
   );
 
-const copyUnionOut = (selects: readonly string[]): string => `COPY (${selects.join(' UNION ALL ')}) TO STDOUT (FORMAT binary)`;
+const copyUnionOut = (selects: readonly string[]): string =>
+  `COPY (${selects.join(' UNION ALL ')}) TO STDOUT (FORMAT binary)`;
 
 /** Made once in a connection, empty at the start of each transaction. */
 export const makeIncoming = (prefixesOfImport: readonly string[]): string =>
@@ -119,7 +132,8 @@ export const makeIncoming = (prefixesOfImport: readonly string[]): string =>
   ].join(';\n');
 
 const incomingStatuses = (prefix: string): string => quoteIdentifier(`incoming_${prefix}_statuses`);
-export const copyStatusesIn = (prefix: string): string => `COPY ${incomingStatuses(prefix)} (${statusColumns.join(', ')}) FROM STDIN (FORMAT binary)`;
+export const copyStatusesIn = (prefix: string): string =>
+  `COPY ${incomingStatuses(prefix)} (${statusColumns.join(', ')}) FROM STDIN (FORMAT binary)`;
 /** Statuses keep their source id. One that is here already stays; one of a job that was finished before it could be copied is left out. */
 export const takeStatuses = (prefix: string, dataset: number): string => `
   INSERT INTO ${statusTable(prefix, dataset)} (${statusColumns.join(', ')})
@@ -130,7 +144,8 @@ export const takeStatuses = (prefix: string, dataset: number): string => `
 export const copyMessageIdsOut = (partitions: readonly number[], after: number): string => `
   COPY (SELECT partition, message_id, received_at FROM ringmaster.message_ids
         WHERE partition = ANY ('{${partitions.join(',')}}'::integer[]) AND seq > ${after}) TO STDOUT (FORMAT binary)`;
-export const copyMessageIdsIn = 'COPY incoming_message_ids (partition, message_id, received_at) FROM STDIN (FORMAT binary)';
+export const copyMessageIdsIn =
+  'COPY incoming_message_ids (partition, message_id, received_at) FROM STDIN (FORMAT binary)';
 export const takeMessageIds = `
   INSERT INTO ringmaster.message_ids (partition, message_id, received_at)
   SELECT partition, message_id, received_at FROM incoming_message_ids ON CONFLICT DO NOTHING`;
@@ -153,7 +168,8 @@ export const lastGiven = (sequence: string): string =>
   `(SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END FROM ${sequence})`;
 
 /** The highest ids that these sequences have given, in this order, as one array. */
-export const lastGivenOf = (sequences: readonly string[]): string => `SELECT ARRAY[${sequences.map(lastGiven).join(', ')}]::text[] AS given`;
+export const lastGivenOf = (sequences: readonly string[]): string =>
+  `SELECT ARRAY[${sequences.map(lastGiven).join(', ')}]::text[] AS given`;
 
 /** Virtual transactions that hold a lock with which rows can be written to these relations. */
 export const selectWriters = (relations: readonly string[]): string => `

@@ -9,8 +9,10 @@ export interface Dataset {
 }
 
 /** Quoted, with its schema. */
-export const jobsTable = (prefix: string, dataset: number): string => `public.${quoteIdentifier(`${prefix}_jobs_${dataset}`)}`;
-export const statusTable = (prefix: string, dataset: number): string => `public.${quoteIdentifier(`${prefix}_job_status_${dataset}`)}`;
+export const jobsTable = (prefix: string, dataset: number): string =>
+  `public.${quoteIdentifier(`${prefix}_jobs_${dataset}`)}`;
+export const statusTable = (prefix: string, dataset: number): string =>
+  `public.${quoteIdentifier(`${prefix}_job_status_${dataset}`)}`;
 
 export const selectAttached = `
   SELECT prefix, dataset, move FROM ringmaster.datasets WHERE attached ORDER BY prefix, dataset`;
@@ -27,4 +29,5 @@ export function quoteLiteral(text: string): string {
   return text.includes('\\') ? `E${quoted}` : quoted;
 }
 
-export const quoteTextArray = (items: readonly string[]): string => `ARRAY[${items.map(quoteLiteral).join(', ')}]::text[]`;
+export const quoteTextArray = (items: readonly string[]): string =>
+  `ARRAY[${items.map(quoteLiteral).join(', ')}]::text[]`;

@@ -9,7 +9,11 @@ export const obey = 'SELECT partition, state FROM ringmaster.obey($1, $2::intege
 export const follow = 'SELECT ringmaster.follow($1, $2::integer[], $3::integer[], $4::text[], $5, $6)';
 
 /** What those raise, as the codes of the contract. */
-export const refusalOfState: Readonly<Record<string, string>> = { RM003: 'STALE_TOKEN', RM004: 'MOVE_INVALID', RM005: 'NODE_IMPORT_MISSING' };
+export const refusalOfState: Readonly<Record<string, string>> = {
+  RM003: 'STALE_TOKEN',
+  RM004: 'MOVE_INVALID',
+  RM005: 'NODE_IMPORT_MISSING',
+};
 
 /** `$1` partitions, `$2` state, `$3` token, `$4` move or null; inside a transaction that has called `ringmaster.enter_alone`. */
 export const setStates = `

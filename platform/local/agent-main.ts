@@ -4,8 +4,8 @@
  */
 import { readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import pino from 'pino';
-import { startAgent } from './agent.ts';
 import { endWithParent, onStopSignal } from '../../kit/parent.ts';
+import { startAgent } from './agent.ts';
 
 const configFile = process.env['RINGMASTER_AGENT_CONFIG'];
 const addressFile = process.env['RINGMASTER_AGENT_ADDRESS_FILE'];

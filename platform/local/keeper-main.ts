@@ -7,8 +7,8 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { closeSync, openSync } from 'node:fs';
 import { createInterface } from 'node:readline';
-import type { KeeperOrder, KeptSpec } from './keeper.ts';
 import { PARENT_FD_VARIABLE } from '../../kit/parent.ts';
+import type { KeeperOrder, KeptSpec } from './keeper.ts';
 
 const children = new Map<number, { child: ChildProcess; spec: KeptSpec; ended: Promise<void> }>();
 let ending = false;

@@ -1,6 +1,7 @@
 /** A whole cluster under traffic, for tests: real processes, real servers; judged by the checker, which knows only what was sent and received. */
-import { rm } from 'node:fs/promises';
+
 import { randomBytes } from 'node:crypto';
+import { rm } from 'node:fs/promises';
 import path from 'node:path';
 import { expect } from 'vitest';
 import { checkDelivery } from '../../dev/checker/checker.ts';
@@ -30,7 +31,11 @@ export interface TestCluster {
 const QUIET_MS = 30_000;
 
 export async function withCluster(
-  options: Pick<StackOptions, 'nodes' | 'partitions'> & { readonly rate?: number; readonly destinationMs?: number; readonly seed?: number },
+  options: Pick<StackOptions, 'nodes' | 'partitions'> & {
+    readonly rate?: number;
+    readonly destinationMs?: number;
+    readonly seed?: number;
+  },
   run: (cluster: TestCluster) => Promise<void>,
 ): Promise<void> {
   const seed = options.seed ?? randomBytes(4).readUInt32BE();
@@ -41,8 +46,20 @@ export async function withCluster(
   let traffic: Traffic | undefined;
   try {
     sink = await startSinkProcess({ destinationMs: options.destinationMs ?? 40 });
-    stack = await startStack({ dataFolder, destinationUrl: `${sink.url}/events`, nodes: options.nodes ?? 2, partitions: options.partitions ?? 16, faults: true });
-    traffic = startTraffic({ routerUrl: stack.routerUrls[0]!, writeKey: stack.writeKey, source: seededSource(seed), rate: options.rate ?? 150, seed });
+    stack = await startStack({
+      dataFolder,
+      destinationUrl: `${sink.url}/events`,
+      nodes: options.nodes ?? 2,
+      partitions: options.partitions ?? 16,
+      faults: true,
+    });
+    traffic = startTraffic({
+      routerUrl: stack.routerUrls[0]!,
+      writeKey: stack.writeKey,
+      source: seededSource(seed),
+      rate: options.rate ?? 150,
+      seed,
+    });
     const [theSink, theStack, theTraffic] = [sink, stack, traffic];
     await until(() => theTraffic.acknowledged > 200, { deadlineMs: 30_000, what: 'traffic flows' });
     await run({
@@ -50,7 +67,12 @@ export async function withCluster(
       sink,
       traffic,
       ring: () => readRing(theStack.ringStore, theStack.clusterId),
-      scale: async (targetNodes) => (await runOperation(theStack.api, theStack.clusterId, targetNodes, { reason: 'test', signal: stopping.signal, onProgress: () => undefined }))!,
+      scale: async (targetNodes) =>
+        (await runOperation(theStack.api, theStack.clusterId, targetNodes, {
+          reason: 'test',
+          signal: stopping.signal,
+          onProgress: () => undefined,
+        }))!,
       async judge() {
         await theTraffic.stop();
         await theSink.setDestinationMs(1);
@@ -60,15 +82,25 @@ export async function withCluster(
           async () => {
             const { delivered, aborted, inFlight } = await theSink.stats();
             if (delivered !== seen) [seen, quietSince] = [delivered, performance.now()];
-            return (delivered + aborted >= theTraffic.acknowledged && inFlight === 0) || performance.now() - quietSince > QUIET_MS;
+            return (
+              (delivered + aborted >= theTraffic.acknowledged && inFlight === 0) ||
+              performance.now() - quietSince > QUIET_MS
+            );
           },
           { deadlineMs: 240_000, what: 'the queues drain', everyMs: 200 },
         );
-        return checkDelivery({ sent: theTraffic.sent, received: await theSink.deliveries(), faults: [], waitEnded: true });
+        return checkDelivery({
+          sent: theTraffic.sent,
+          received: await theSink.deliveries(),
+          faults: [],
+          waitEnded: true,
+        });
       },
       async leftovers() {
         const ring = await readRing(theStack.ringStore, theStack.clusterId);
-        const running = (await theStack.platform.listNodes()).filter((node) => node.condition !== 'absent').map((node) => node.node);
+        const running = (await theStack.platform.listNodes())
+          .filter((node) => node.condition !== 'absent')
+          .map((node) => node.node);
         const members = ring.nodes.map((facts) => facts.node);
         return [
           ...(ring.freeze ? [`frozen by ${ring.freeze.operationId}`] : []),
@@ -91,6 +123,9 @@ export async function withCluster(
 
 /** Nothing lost, twice, out of order or unknown, and no client saw an error. */
 export function expectFlawless(judged: ReturnType<typeof checkDelivery>): void {
-  expect(judged).toMatchObject({ verdict: 'valid', events: { lost: 0, duplicated: 0, reordered: 0, unknown: 0, clientErrors: 0 } });
+  expect(judged).toMatchObject({
+    verdict: 'valid',
+    events: { lost: 0, duplicated: 0, reordered: 0, unknown: 0, clientErrors: 0 },
+  });
   expect(judged.events.delivered).toBeGreaterThan(500);
 }

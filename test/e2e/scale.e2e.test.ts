@@ -5,8 +5,8 @@
 import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
 import { expect, test } from 'vitest';
-import { findTemporalCli } from '../../scripts/lib/temporal-cli.mjs';
 import { partitionsOf } from '../../ring/ring.ts';
+import { findTemporalCli } from '../../scripts/lib/temporal-cli.mjs';
 import { until } from '../support/wait.ts';
 import { expectFlawless, withCluster } from './cluster.ts';
 
@@ -81,9 +81,25 @@ test('the worker is killed around a hold and stays away longer than the hold may
 test('an operation typed into Temporal does it as well', async () => {
   await withCluster({ nodes: 2 }, async (cluster) => {
     const input = JSON.stringify({ clusterId: 'demo', targetNodes: 3, reason: 'typed' });
-    const args = ['workflow', 'start', '--address', cluster.stack.temporal.address, '--type', 'ScaleCluster', '--task-queue', 'ringmaster', '--workflow-id', 'scale/demo', '--input', input];
+    const args = [
+      'workflow',
+      'start',
+      '--address',
+      cluster.stack.temporal.address,
+      '--type',
+      'ScaleCluster',
+      '--task-queue',
+      'ringmaster',
+      '--workflow-id',
+      'scale/demo',
+      '--input',
+      input,
+    ];
     await promisify(execFile)(findTemporalCli()!, args);
-    await until(async () => (await cluster.ring()).nodes.length === 3 && (await cluster.ring()).freeze === null, { deadlineMs: 90_000, what: 'the cluster has three nodes and an unfrozen ring' });
+    await until(async () => (await cluster.ring()).nodes.length === 3 && (await cluster.ring()).freeze === null, {
+      deadlineMs: 90_000,
+      what: 'the cluster has three nodes and an unfrozen ring',
+    });
     expectFlawless(await cluster.judge());
     expect(await cluster.leftovers()).toEqual([]);
   });
@@ -91,6 +107,7 @@ test('an operation typed into Temporal does it as well', async () => {
 
 async function fencedAnywhere(files: readonly string[]): Promise<boolean> {
   const { readFile } = await import('node:fs/promises');
-  for (const file of files) if ((await readFile(file, 'utf8').catch(() => '')).includes('"partitions fenced"')) return true;
+  for (const file of files)
+    if ((await readFile(file, 'utf8').catch(() => '')).includes('"partitions fenced"')) return true;
   return false;
 }

@@ -11,7 +11,7 @@ import type { NodeSession, NodeWork } from '../../node/work.ts';
 import type { RingCommand } from '../../ring/decide.ts';
 import { moveOf, type Ring } from '../../ring/ring.ts';
 import { createMemoryRingStore } from '../../ringstore/memory.ts';
-import { decideAndAppend, readRing, type RingStore } from '../../ringstore/ringstore.ts';
+import { decideAndAppend, type RingStore, readRing } from '../../ringstore/ringstore.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
 import { until } from '../support/wait.ts';
 
@@ -38,7 +38,10 @@ export class RecordingWork implements NodeWork {
     if (partitions.length > 0) this.calls.push(`stop ${partitions.join(',')}`);
   }
   async idle(_partitions: readonly number[], signal: AbortSignal): Promise<void> {
-    await Promise.race([this.busy, new Promise((_, reject) => signal.addEventListener('abort', () => reject(signal.reason)))]);
+    await Promise.race([
+      this.busy,
+      new Promise((_, reject) => signal.addEventListener('abort', () => reject(signal.reason))),
+    ]);
   }
   waitingFor(): string[] {
     return ['slow-destination'];
@@ -73,18 +76,36 @@ export async function createFixture(partitionCount = 4): Promise<Fixture> {
     const session = await openSession({ node: name, clusterId: CLUSTER, databaseUrl: database.url });
     const work = new RecordingWork();
     const steward = new Steward({ session, ringStore: store, work, log });
-    const node = { name, database, session, steward, work, pool: createPool({ connectionString: database.url, application_name: 'test' }) };
+    const node = {
+      name,
+      database,
+      session,
+      steward,
+      work,
+      pool: createPool({ connectionString: database.url, application_name: 'test' }),
+    };
     nodes.push(node);
     void steward.start();
     return node;
   }
-  const [a, b] = await Promise.all([createTestDatabase().then((db) => startNode('a', db)), createTestDatabase().then((db) => startNode('b', db))]);
+  const [a, b] = await Promise.all([
+    createTestDatabase().then((db) => startNode('a', db)),
+    createTestDatabase().then((db) => startNode('b', db)),
+  ]);
   const by = { actor: 'test', reason: 'test', operation: 'op' };
-  const append = async (command: RingCommand): Promise<Ring> => (await decideAndAppend(store, CLUSTER, command, by)).ring;
-  const facts = (node: TestNode) => ({ node: node.name, databaseId: node.session.databaseId, url: `http://${node.name}` });
+  const append = async (command: RingCommand): Promise<Ring> =>
+    (await decideAndAppend(store, CLUSTER, command, by)).ring;
+  const facts = (node: TestNode) => ({
+    node: node.name,
+    databaseId: node.session.databaseId,
+    url: `http://${node.name}`,
+  });
   await append({ type: 'make ring', clusterId: CLUSTER, partitionCount, nodes: [facts(a), facts(b)] });
   await append({ type: 'freeze', by: { operationId: 'op', workflowId: 'w', runId: 'r' } });
-  await until(async () => (await a.steward.status()).partitions.open > 0 && (await b.steward.status()).partitions.open > 0, { deadlineMs: 10_000, what: 'both nodes serve' });
+  await until(
+    async () => (await a.steward.status()).partitions.open > 0 && (await b.steward.status()).partitions.open > 0,
+    { deadlineMs: 10_000, what: 'both nodes serve' },
+  );
 
   const claim = async (move: string, attempt: string): Promise<MoveCommand> => {
     const open = moveOf(await append({ type: 'claim move', holder: 1, move, attempt }), move)!;
@@ -138,7 +159,13 @@ export interface JobSpec {
 /** Writes jobs as a node would, in the newest dataset of its own; returns their ids. */
 export async function addJobs(client: pg.ClientBase | pg.Pool, jobs: readonly JobSpec[]): Promise<number[]> {
   const ids: number[] = [];
-  for (const { partition, user = `user-${partition}`, prefix = 'gw', payload = { n: ids.length }, states = [] } of jobs) {
+  for (const {
+    partition,
+    user = `user-${partition}`,
+    prefix = 'gw',
+    payload = { n: ids.length },
+    states = [],
+  } of jobs) {
     const added = await client.query<{ job_id: string }>(
       `INSERT INTO public.${prefix}_jobs_1 (workspace_id, uuid, user_id, partition_id, parameters, custom_val, event_payload)
        VALUES ($1, gen_random_uuid(), $2, $3, '{}', 'GW', $4) RETURNING job_id`,
@@ -151,13 +178,29 @@ export async function addJobs(client: pg.ClientBase | pg.Pool, jobs: readonly Jo
   return ids;
 }
 
-export async function addStatus(client: pg.ClientBase | pg.Pool, jobId: number, state: string, prefix: Prefix = 'gw', attempt = 1): Promise<void> {
-  await client.query(`INSERT INTO public.${prefix}_job_status_1 (job_id, job_state, attempt, exec_time) VALUES ($1, $2, $3, now())`, [jobId, state, attempt]);
+export async function addStatus(
+  client: pg.ClientBase | pg.Pool,
+  jobId: number,
+  state: string,
+  prefix: Prefix = 'gw',
+  attempt = 1,
+): Promise<void> {
+  await client.query(
+    `INSERT INTO public.${prefix}_job_status_1 (job_id, job_state, attempt, exec_time) VALUES ($1, $2, $3, now())`,
+    [jobId, state, attempt],
+  );
 }
 
 /** What a node would process or deliver: payload numbers of the pending jobs in attached datasets, in the order of ids. */
-export async function pendingAt(node: TestNode, partition: number, prefix: Prefix = 'gw'): Promise<{ n: number; user: string; state: string | null; attempt: number | null }[]> {
-  const datasets = await node.pool.query<{ dataset: number }>('SELECT dataset FROM ringmaster.datasets WHERE attached AND prefix = $1', [prefix]);
+export async function pendingAt(
+  node: TestNode,
+  partition: number,
+  prefix: Prefix = 'gw',
+): Promise<{ n: number; user: string; state: string | null; attempt: number | null }[]> {
+  const datasets = await node.pool.query<{ dataset: number }>(
+    'SELECT dataset FROM ringmaster.datasets WHERE attached AND prefix = $1',
+    [prefix],
+  );
   const rows: { id: number; n: number; user: string; state: string | null; attempt: number | null }[] = [];
   for (const { dataset } of datasets.rows) {
     const found = await node.pool.query(

@@ -2,8 +2,9 @@
  * Goal: a move keeps every pending job, its order and its state, whatever is written meanwhile and whoever comes too late.
  * Method: two real databases with real stewards, a ring in memory; the test plays orchestrator, gateway and deliverer step by step.
  */
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+
 import pg from 'pg';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { type CopyJob, withCopy } from '../../jobsdb/copy.ts';
 import { until } from '../support/wait.ts';
 import { addJobs, addStatus, createFixture, type Fixture, pendingAt, type TestNode } from './move-fixture.ts';
@@ -14,14 +15,25 @@ beforeEach(async () => {
 });
 afterEach(() => f.close());
 
-const numbers = async (node: TestNode, partition: number, prefix: 'gw' | 'rt' = 'gw'): Promise<number[]> => (await pendingAt(node, partition, prefix)).map((row) => row.n);
+const numbers = async (node: TestNode, partition: number, prefix: 'gw' | 'rt' = 'gw'): Promise<number[]> =>
+  (await pendingAt(node, partition, prefix)).map((row) => row.n);
 const stateOf = async (node: TestNode, partition: number): Promise<string> =>
-  (await node.pool.query<{ state: string }>('SELECT state FROM ringmaster.partitions WHERE partition = $1', [partition])).rows[0]!.state;
-const opens = (node: TestNode, partition: number) => until(async () => (await stateOf(node, partition)) === 'open', { deadlineMs: 5_000, what: `partition ${partition} opens at ${node.name}` });
-const jobs = (partition: number, from: number, to: number, more = {}) => Array.from({ length: to - from }, (_, i) => ({ partition, payload: { n: from + i }, ...more }));
+  (
+    await node.pool.query<{ state: string }>('SELECT state FROM ringmaster.partitions WHERE partition = $1', [
+      partition,
+    ])
+  ).rows[0]!.state;
+const opens = (node: TestNode, partition: number) =>
+  until(async () => (await stateOf(node, partition)) === 'open', {
+    deadlineMs: 5_000,
+    what: `partition ${partition} opens at ${node.name}`,
+  });
+const jobs = (partition: number, from: number, to: number, more = {}) =>
+  Array.from({ length: to - from }, (_, i) => ({ partition, payload: { n: from + i }, ...more }));
 const copyPass = (job: CopyJob) => withCopy(job, (copy) => copy.pass());
 const verifyPending = (job: CopyJob) => withCopy(job, (copy) => copy.verify());
-const handOver = async (move: string, token: number, job: CopyJob) => f.append({ type: 'hand over', move, token, proof: await verifyPending(job) });
+const handOver = async (move: string, token: number, job: CopyJob) =>
+  f.append({ type: 'hand over', move, token, proof: await verifyPending(job) });
 
 /** The whole of a move, nothing going wrong. */
 async function moveAll(move: string, from: TestNode, to: TestNode, partitions: number[]): Promise<void> {
@@ -34,7 +46,10 @@ async function moveAll(move: string, from: TestNode, to: TestNode, partitions: n
   await copyPass(job);
   await handOver(move, command.token, job);
   for (const partition of partitions) await opens(to, partition);
-  await until(async () => (await from.steward.status()).settledVersion >= (await f.ring()).version, { deadlineMs: 5_000, what: 'the source has put away what it moved' });
+  await until(async () => (await from.steward.status()).settledVersion >= (await f.ring()).version, {
+    deadlineMs: 5_000,
+    what: 'the source has put away what it moved',
+  });
   await f.append({ type: 'complete move', move });
 }
 
@@ -79,6 +94,28 @@ describe('a move', () => {
     expect(await numbers(f.b, 0)).toEqual(Array.from({ length: 16 }, (_, i) => i + 1));
   });
 
+  test('what comes in after the last ids were reserved is brought as well, also where it is more than was reserved for', async () => {
+    await addJobs(f.a.pool, jobs(0, 0, 3));
+    const command = await f.begin('op/move-1.1', f.a, f.b, [0]);
+    const job = await f.copyJob(command, f.a, f.b);
+    await withCopy(job, async (copy) => {
+      await copy.pass();
+      await f.a.steward.quiesce({ ...command, limitMs: 1_000 });
+      await copy.reserve();
+      await addJobs(f.a.pool, jobs(0, 3, 5));
+      await f.a.pool.query(
+        "SELECT setval('ringmaster.gw_job_id', (SELECT last_value + 20000 FROM ringmaster.gw_job_id))",
+      ); // others' intake
+      await addJobs(f.a.pool, jobs(0, 5, 7));
+      await f.a.steward.fence({ ...command, holdDeadlineMs: 5_000 });
+      await copy.pass({ fenced: true });
+      await f.append({ type: 'hand over', move: command.move, token: command.token, proof: await copy.verify() });
+    });
+    await opens(f.b, 0);
+    await addJobs(f.b.pool, jobs(0, 7, 8));
+    expect(await numbers(f.b, 0)).toEqual([0, 1, 2, 3, 4, 5, 6, 7]);
+  });
+
   test('there and back and there again: each job lives at one node, ids of what comes later lie above', async () => {
     await addJobs(f.a.pool, jobs(0, 0, 5));
     await moveAll('op/move-1.1', f.a, f.b, [0]);
@@ -96,7 +133,9 @@ describe('a move', () => {
     const [id] = await addJobs(f.a.pool, [{ partition: 0, payload: { n: 1 } }]);
     for (let i = 0; i < 30; i += 1) await addStatus(f.a.pool, id!, 'failed', 'gw', i);
     await moveAll('op/move-1.1', f.a, f.b, [0]);
-    await f.b.pool.query(`INSERT INTO public.gw_job_status_2 (job_id, job_state, attempt) SELECT job_id, 'succeeded', 31 FROM public.gw_jobs_2`);
+    await f.b.pool.query(
+      `INSERT INTO public.gw_job_status_2 (job_id, job_state, attempt) SELECT job_id, 'succeeded', 31 FROM public.gw_jobs_2`,
+    );
     expect(await numbers(f.b, 0)).toEqual([]);
   });
 
@@ -146,7 +185,10 @@ describe('a row with a lower id that commits late', () => {
     const command = await f.begin('op/move-1.1', f.a, f.b, [0]);
     const job = await f.copyJob(command, f.a, f.b);
     const copying = copyPass(job);
-    const waited = await Promise.race([copying.then(() => 'copied'), new Promise((resolve) => setTimeout(resolve, 300, 'waits'))]);
+    const waited = await Promise.race([
+      copying.then(() => 'copied'),
+      new Promise((resolve) => setTimeout(resolve, 300, 'waits')),
+    ]);
     expect(waited).toBe('waits');
     await late.query('COMMIT');
     await late.end();
@@ -183,7 +225,10 @@ describe('who comes too late', () => {
   test('an older attempt cannot command source or target once a newer one has claimed', async () => {
     const old = await f.begin('op/move-1.1', f.a, f.b, [0]);
     await f.claim(old.move, 'newer');
-    await until(async () => (await f.a.steward.status()).foldedVersion >= (await f.ring()).version, { deadlineMs: 5_000, what: 'folded' });
+    await until(async () => (await f.a.steward.status()).foldedVersion >= (await f.ring()).version, {
+      deadlineMs: 5_000,
+      what: 'folded',
+    });
     await expect(f.a.steward.quiesce({ ...old, limitMs: 100 })).rejects.toMatchObject({ code: 'STALE_TOKEN' });
     await expect(f.b.steward.prepare(old)).rejects.toMatchObject({ code: 'STALE_TOKEN' });
     expect(await stateOf(f.a, 0)).toBe('open');
@@ -209,7 +254,9 @@ describe('who comes too late', () => {
 
   test('prepare is refused for partitions that the node owns', async () => {
     const command = await f.begin('op/move-1.1', f.a, f.b, [0]);
-    await f.b.pool.query("INSERT INTO ringmaster.partitions (partition, state, token) VALUES (0, 'open', 1) ON CONFLICT (partition) DO UPDATE SET state = 'open'");
+    await f.b.pool.query(
+      "INSERT INTO ringmaster.partitions (partition, state, token) VALUES (0, 'open', 1) ON CONFLICT (partition) DO UPDATE SET state = 'open'",
+    );
     await expect(f.b.steward.prepare(command)).rejects.toMatchObject({ code: 'NODE_OWNS_PARTITION' });
   });
 
@@ -233,8 +280,14 @@ describe('an aborted move', () => {
     expect(await stateOf(f.a, 0)).toBe('fenced');
     await f.append({ type: 'abort move', move: command.move, because: 'test' });
     await opens(f.a, 0);
-    await until(async () => (await f.b.pool.query("SELECT FROM pg_tables WHERE tablename ~ '^(gw|rt)_jobs_2$'")).rowCount === 0, { deadlineMs: 5_000, what: 'the copy is dropped' });
-    await until(async () => (await f.b.pool.query('SELECT FROM ringmaster.message_ids')).rowCount === 0, { deadlineMs: 5_000, what: 'its messageIds too' });
+    await until(
+      async () => (await f.b.pool.query("SELECT FROM pg_tables WHERE tablename ~ '^(gw|rt)_jobs_2$'")).rowCount === 0,
+      { deadlineMs: 5_000, what: 'the copy is dropped' },
+    );
+    await until(async () => (await f.b.pool.query('SELECT FROM ringmaster.message_ids')).rowCount === 0, {
+      deadlineMs: 5_000,
+      what: 'its messageIds too',
+    });
     expect(await numbers(f.a, 0)).toEqual([0, 1, 2]);
     await moveAll('op/move-1.2', f.a, f.b, [0]);
     expect(await numbers(f.b, 0)).toEqual([0, 1, 2]);
@@ -263,7 +316,10 @@ describe('an aborted move', () => {
   test('deliveries that do not end in time: QUIESCE_TIMEOUT names the destination, and the partitions stay paused until the abort', async () => {
     const command = await f.begin('op/move-1.1', f.a, f.b, [0]);
     f.a.work.busy = new Promise(() => undefined);
-    await expect(f.a.steward.quiesce({ ...command, limitMs: 50 })).rejects.toMatchObject({ code: 'QUIESCE_TIMEOUT', details: { destinations: ['slow-destination'] } });
+    await expect(f.a.steward.quiesce({ ...command, limitMs: 50 })).rejects.toMatchObject({
+      code: 'QUIESCE_TIMEOUT',
+      details: { destinations: ['slow-destination'] },
+    });
     expect(await stateOf(f.a, 0)).toBe('paused');
     await f.append({ type: 'abort move', move: command.move, because: 'test' });
     await opens(f.a, 0);
@@ -287,7 +343,10 @@ describe('a restart', () => {
   test('with another database: it opens nothing and says why', async () => {
     await f.a.pool.query('UPDATE ringmaster.node SET database_id = gen_random_uuid()');
     const again = await f.restart(f.a);
-    await until(async () => (await again.steward.status()).blocked !== null, { deadlineMs: 5_000, what: 'it is blocked' });
+    await until(async () => (await again.steward.status()).blocked !== null, {
+      deadlineMs: 5_000,
+      what: 'it is blocked',
+    });
     expect(await again.steward.status()).toMatchObject({ serving: false, blocked: { code: 'NODE_OTHER_DATABASE' } });
     expect(again.work.calls).toEqual([]);
   });
@@ -305,10 +364,22 @@ describe('verification', () => {
   }
   test.each([
     ['a row that is missing', 'DELETE FROM public.gw_jobs_2 WHERE job_id = (SELECT min(job_id) FROM public.gw_jobs_2)'],
-    ['a row too many', "INSERT INTO public.gw_jobs_2 SELECT max(job_id) + 1000, workspace_id, gen_random_uuid(), user_id, partition_id, parameters, custom_val, event_payload FROM public.gw_jobs_2 GROUP BY 2, 4, 5, 6, 7, 8 LIMIT 1"],
-    ['two rows that changed places', 'UPDATE public.gw_jobs_2 AS x SET uuid = y.uuid FROM public.gw_jobs_2 AS y WHERE x.job_id + y.job_id = (SELECT min(job_id) + max(job_id) FROM public.gw_jobs_2)'],
-    ['a state that differs', "INSERT INTO public.gw_job_status_2 (job_id, job_state, attempt) SELECT min(job_id), 'failed', 1 FROM public.gw_jobs_2"],
-    ['a job that is finished on one side', "INSERT INTO public.gw_job_status_2 (job_id, job_state, attempt) SELECT min(job_id), 'succeeded', 1 FROM public.gw_jobs_2"],
+    [
+      'a row too many',
+      'INSERT INTO public.gw_jobs_2 SELECT max(job_id) + 1000, workspace_id, gen_random_uuid(), user_id, partition_id, parameters, custom_val, event_payload FROM public.gw_jobs_2 GROUP BY 2, 4, 5, 6, 7, 8 LIMIT 1',
+    ],
+    [
+      'two rows that changed places',
+      'UPDATE public.gw_jobs_2 AS x SET uuid = y.uuid FROM public.gw_jobs_2 AS y WHERE x.job_id + y.job_id = (SELECT min(job_id) + max(job_id) FROM public.gw_jobs_2)',
+    ],
+    [
+      'a state that differs',
+      "INSERT INTO public.gw_job_status_2 (job_id, job_state, attempt) SELECT min(job_id), 'failed', 1 FROM public.gw_jobs_2",
+    ],
+    [
+      'a job that is finished on one side',
+      "INSERT INTO public.gw_job_status_2 (job_id, job_state, attempt) SELECT min(job_id), 'succeeded', 1 FROM public.gw_jobs_2",
+    ],
   ])('finds %s', async (_, damage) => {
     const job = await fenced();
     await expect(verifyPending(job)).resolves.toMatchObject({ jobsPending: 6 });

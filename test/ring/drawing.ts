@@ -1,15 +1,19 @@
 /** Rings as text, for tests: `e7 {a b c} [a a b b] frozen:run-3 moves{m1:0,1:a→b}`. */
-import { decide, type RingCommand, type RingRefusalCode, RingRefusal } from '../../ring/decide.ts';
-import type { RingEvent } from '../../ring/events.ts';
-import { evolve, noRing, type Ring } from '../../ring/ring.ts';
-import { formatPartitions } from '../../ring/partition.ts';
+
 import { expect } from 'vitest';
+import { decide, type RingCommand, RingRefusal, type RingRefusalCode } from '../../ring/decide.ts';
+import type { RingEvent } from '../../ring/events.ts';
+import { formatPartitions } from '../../ring/partition.ts';
+import { evolve, noRing, type Ring } from '../../ring/ring.ts';
 
 export const facts = (node: string) => ({ node, databaseId: `db-${node}`, url: `http://${node}` });
 export const by = (run: string) => ({ operationId: run, workflowId: 'scale/test', runId: run });
 
 export function draw(ring: Ring): string {
-  const moves = ring.moves.map((open) => `${open.move}:${formatPartitions(open.partitions)}:${open.from}→${open.to}${open.state === 'handed over' ? '!' : ''}`);
+  const moves = ring.moves.map(
+    (open) =>
+      `${open.move}:${formatPartitions(open.partitions)}:${open.from}→${open.to}${open.state === 'handed over' ? '!' : ''}`,
+  );
   return [
     `e${ring.epoch}`,
     `{${ring.nodes.map((node) => node.node).join(' ')}}`,
@@ -44,7 +48,9 @@ export function given(ring: Ring) {
           expect(decide(ring, command)).toEqual([]);
         },
         thenRefused(code: RingRefusalCode): void {
-          expect(() => decide(ring, command)).toThrow(expect.objectContaining({ name: 'RingRefusal', code }) as RingRefusal);
+          expect(() => decide(ring, command)).toThrow(
+            expect.objectContaining({ name: 'RingRefusal', code }) as RingRefusal,
+          );
         },
       };
     },

@@ -1,7 +1,14 @@
 import { readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
 import { murmur3 } from '../../ring/murmur3.ts';
-import { formatPartitions, isPartitionCount, partitionIdOf, partitionIndexOf, partitionOf, userKeyOf } from '../../ring/partition.ts';
+import {
+  formatPartitions,
+  isPartitionCount,
+  partitionIdOf,
+  partitionIndexOf,
+  partitionOf,
+  userKeyOf,
+} from '../../ring/partition.ts';
 
 interface Vector {
   key: string;
@@ -12,7 +19,8 @@ interface Vector {
 const vectors = JSON.parse(readFileSync(new URL('../data/murmur3-vectors.json', import.meta.url), 'utf8')) as Vector[];
 
 describe('hashing', () => {
-  test('there are reference values, made by an independent implementation', () => expect(vectors.length).toBeGreaterThan(10));
+  test('there are reference values, made by an independent implementation', () =>
+    expect(vectors.length).toBeGreaterThan(10));
   test.each(vectors)('hashes $key as the reference does', ({ key, hash, partitionOf64, partitionOf1024 }) => {
     expect(murmur3(new TextEncoder().encode(key))).toBe(hash);
     expect(partitionOf(key, 64)).toBe(partitionOf64);
@@ -27,7 +35,9 @@ describe('hashing', () => {
     expect(partitionIndexOf('')).toBeNull();
     expect(partitionIndexOf('workspace')).toBeNull();
   });
-  test.each([0, 3, 6, 1.5, -4, 131_072, Number.NaN])('%s is no partition count', (n) => expect(isPartitionCount(n)).toBe(false));
+  test.each([0, 3, 6, 1.5, -4, 131_072, Number.NaN])('%s is no partition count', (n) =>
+    expect(isPartitionCount(n)).toBe(false),
+  );
   test.each([1, 2, 64, 65_536])('%s is a partition count', (n) => expect(isPartitionCount(n)).toBe(true));
   test('partitions are written as runs', () => expect(formatPartitions([9, 3, 8, 7])).toBe('3,7-9'));
 });

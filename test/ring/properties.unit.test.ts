@@ -4,7 +4,7 @@
  */
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { decide, RingRefusal, type RingCommand } from '../../ring/decide.ts';
+import { decide, type RingCommand, RingRefusal } from '../../ring/decide.ts';
 import { isNothingToDo, planMoves, targetSizes } from '../../ring/plan.ts';
 import { assertRing, evolve, noRing, partitionsOf, type Ring } from '../../ring/ring.ts';
 import { apply, by, facts, ringOf } from './drawing.ts';
@@ -14,7 +14,11 @@ const proof = { jobsPending: 0, jobsCopied: 0, prefixes: [] };
 
 /** Any ring: owners as they fall, not only balanced ones. */
 const anyRing = fc
-  .record({ bits: fc.integer({ min: 3, max: 8 }), nodes: fc.integer({ min: 1, max: 6 }), seed: fc.infiniteStream(fc.nat()) })
+  .record({
+    bits: fc.integer({ min: 3, max: 8 }),
+    nodes: fc.integer({ min: 1, max: 6 }),
+    seed: fc.infiniteStream(fc.nat()),
+  })
   .map(({ bits, nodes, seed }): Ring => {
     const names = NODES.slice(0, nodes);
     const ring = ringOf(names, 2 ** bits);
@@ -42,8 +46,16 @@ describe('the planner', () => {
         for (const { n, from, to, partitions } of plan.moves) {
           expect(partitions.length).toBeLessThanOrEqual(perMove);
           const move = `m${n}`;
-          state = apply(state, { type: 'start move', holder: 1, move, from, to, partitions }, { type: 'claim move', holder: 1, move, attempt: 'x' });
-          state = apply(state, { type: 'hand over', move, token: state.moves[0]!.token, proof }, { type: 'complete move', move });
+          state = apply(
+            state,
+            { type: 'start move', holder: 1, move, from, to, partitions },
+            { type: 'claim move', holder: 1, move, attempt: 'x' },
+          );
+          state = apply(
+            state,
+            { type: 'hand over', move, token: state.moves[0]!.token, proof },
+            { type: 'complete move', move },
+          );
           assertRing(state);
           const nearer = distance(state, sizes);
           expect(nearer).toBe(left - partitions.length);
@@ -83,7 +95,10 @@ describe('the planner', () => {
     for (let mask = 0; mask < 2 ** goal.length; mask += 1) {
       const picked = goal.filter((_, i) => (mask >> i) & 1);
       if (picked.length !== larger) continue;
-      const kept = goal.reduce((sum, node) => sum + Math.min(partitionsOf(ring, node).length, floor + (picked.includes(node) ? 1 : 0)), 0);
+      const kept = goal.reduce(
+        (sum, node) => sum + Math.min(partitionsOf(ring, node).length, floor + (picked.includes(node) ? 1 : 0)),
+        0,
+      );
       best = Math.min(best, ring.partitionCount - kept);
     }
     return best;
@@ -99,9 +114,21 @@ describe('any sequence of commands', () => {
     fc.record({ type: fc.constant('unfreeze' as const), holder }),
     fc.record({ type: fc.constant('join node' as const), holder, facts: node.map(facts) }),
     fc.record({ type: fc.constant('leave node' as const), holder, node }),
-    fc.record({ type: fc.constant('start move' as const), holder, move, from: node, to: node, partitions: fc.uniqueArray(fc.integer({ min: 0, max: 7 }), { minLength: 1, maxLength: 3 }) }),
+    fc.record({
+      type: fc.constant('start move' as const),
+      holder,
+      move,
+      from: node,
+      to: node,
+      partitions: fc.uniqueArray(fc.integer({ min: 0, max: 7 }), { minLength: 1, maxLength: 3 }),
+    }),
     fc.record({ type: fc.constant('claim move' as const), holder, move, attempt: fc.constantFrom('x', 'y') }),
-    fc.record({ type: fc.constant('hand over' as const), move, token: fc.integer({ min: 1, max: 40 }), proof: fc.constant(proof) }),
+    fc.record({
+      type: fc.constant('hand over' as const),
+      move,
+      token: fc.integer({ min: 1, max: 40 }),
+      proof: fc.constant(proof),
+    }),
     fc.record({ type: fc.constant('abort move' as const), move, because: fc.constant('test') }),
     fc.record({ type: fc.constant('complete move' as const), move }),
   );
@@ -110,7 +137,8 @@ describe('any sequence of commands', () => {
   function aim(ring: Ring, command: RingCommand): RingCommand {
     if ('holder' in command && command.holder === 3) return command;
     const held = 'holder' in command ? { ...command, holder: ring.freeze?.holder ?? command.holder } : command;
-    if (held.type === 'hand over' && held.token > 1) return { ...held, token: ring.moves.find((open) => open.move === held.move)?.token ?? held.token };
+    if (held.type === 'hand over' && held.token > 1)
+      return { ...held, token: ring.moves.find((open) => open.move === held.move)?.token ?? held.token };
     if (held.type === 'start move') {
       const from = ring.owners[held.partitions[0]!]!;
       return { ...held, from, partitions: held.partitions.filter((partition) => ring.owners[partition] === from) };
@@ -130,8 +158,11 @@ describe('any sequence of commands', () => {
             events = decide(ring, aimed);
             const next = events.reduce(evolve, ring);
             expect(next.version).toBe(ring.version + events.length);
-            expect(next.epoch - ring.epoch).toBe(events.filter((event) => event.type === 'partitions handed over').length);
-            if (events.length > 0 && aimed.type !== 'freeze' && aimed.type !== 'start move') expect(decide(next, aimed)).toEqual([]);
+            expect(next.epoch - ring.epoch).toBe(
+              events.filter((event) => event.type === 'partitions handed over').length,
+            );
+            if (events.length > 0 && aimed.type !== 'freeze' && aimed.type !== 'start move')
+              expect(decide(next, aimed)).toEqual([]);
             ring = next;
           } catch (error) {
             if (!(error instanceof RingRefusal)) throw error;
@@ -143,7 +174,14 @@ describe('any sequence of commands', () => {
       { numRuns: 500 },
     );
     // The test is of no worth if the interesting commands were always refused.
-    for (const type of ['move started', 'partitions handed over', 'move aborted', 'move completed', 'node left', 'freeze taken over']) {
+    for (const type of [
+      'move started',
+      'partitions handed over',
+      'move aborted',
+      'move completed',
+      'node left',
+      'freeze taken over',
+    ]) {
       expect(seen[type] ?? 0, type).toBeGreaterThan(0);
     }
   });
