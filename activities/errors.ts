@@ -26,6 +26,7 @@ const PERMANENT: ReadonlySet<string> = new Set([
   'QUIESCE_TIMEOUT',
   'HOLD_DEADLINE',
   'VERIFY_MISMATCH',
+  'COPY_DIFFERS',
 ]);
 
 /** A node refuses to serve, by a code of its own; whichever it is, somebody has to look. */

@@ -11,7 +11,7 @@ import type { ImportTarget, MoveCommand, NodeControl } from '../dataplane/contra
 import { type CopyJob, openCopy, withCopy } from '../jobsdb/copy.ts';
 import { createPool } from '../jobsdb/pool.ts';
 import type { Prefix } from '../jobsdb/sql/schema.ts';
-import { codeOf, describeError } from '../kit/errors.ts';
+import { CodedError, codeOf, describeError } from '../kit/errors.ts';
 import type { DatabaseAddress } from '../platform/platform.ts';
 import type { RingCommand } from '../ring/decide.ts';
 import type { MoveProof } from '../ring/events.ts';
@@ -150,7 +150,11 @@ export function createMoveActivities(deps: ActivityDeps): MoveActivities {
     } catch (error) {
       if (signal.aborted || isPastAborting(error)) throw error; // a cancelled move is aborted by its workflow, which must know who won
       deps.log.warn({ move: input.move, error: describeError(error) }, 'cut-over undone');
-      return abort(input, codeOf(error) ?? 'CUT_OVER_FAILED', describeError(error));
+      return abort(
+        input,
+        error instanceof CodedError ? error.code : 'CUT_OVER_FAILED',
+        error instanceof CodedError ? error.message : describeError(error),
+      );
     } finally {
       copy.close(failed);
     }

@@ -112,7 +112,7 @@ export interface MoveActivityInput extends AskingAsHolder {
 
 export type CutOverResult =
   | { readonly result: 'handed over'; readonly jobsMoved: number; readonly jobsCopied: number }
-  /** This try is over and undone; another may succeed: HOLD_DEADLINE, QUIESCE_TIMEOUT, VERIFY_MISMATCH, DEAD_MAN … */
+  /** This try is over and undone; another may succeed: HOLD_DEADLINE, QUIESCE_TIMEOUT, VERIFY_MISMATCH, MOVE_ABORTED (by the source's dead-man) … */
   | { readonly result: 'aborted'; readonly code: string; readonly because: string };
 
 export interface MoveActivities {

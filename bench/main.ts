@@ -1,4 +1,4 @@
-/** `npm run bench -- NAME`: benchmarks, each with a report (COMMANDS in docs/commands.md). Never timed tests: machines are noisy. */
+/** `npm run bench -- NAME`: benchmarks, each with a report (docs/commands.md). Never timed tests: machines are noisy. */
 import { writeFile } from 'node:fs/promises';
 import { Command, InvalidArgumentError } from 'commander';
 import { describeError } from '../kit/errors.ts';

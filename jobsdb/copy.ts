@@ -13,7 +13,7 @@
 
 import { pipeline } from 'node:stream/promises';
 import { setTimeout as delay } from 'node:timers/promises';
-import pg from 'pg';
+import type pg from 'pg';
 import { from as copyFrom, to as copyTo } from 'pg-copy-streams';
 import { CodedError, codeOf } from '../kit/errors.ts';
 import type { MoveProof } from '../ring/events.ts';
@@ -264,7 +264,7 @@ async function readMarks(source: pg.ClientBase, job: CopyJob, attached: readonly
   const numbers = given.rows[0]!.given.map(Number);
   const statusIds: Record<string, Record<string, number>> = {};
   attached.forEach(({ prefix, dataset }, i) => {
-    (statusIds[prefix] ??= {})[dataset] = numbers[i]!;
+    statusIds[prefix] = { ...statusIds[prefix], [dataset]: numbers[i]! };
   });
   return {
     statusIds,

@@ -53,7 +53,6 @@ interface Row {
   readonly token: number;
   readonly move: MoveId | null;
 }
-const CLOSED: Row = { state: 'closed', token: 0, move: null };
 
 export interface StewardDeps {
   readonly session: NodeSession;

@@ -15,7 +15,6 @@ export type RingRefusalCode =
   | 'NODE_OTHER_DATABASE'
   | 'NODE_NOT_EMPTY'
   | 'MOVE_INVALID'
-  | 'MOVE_UNKNOWN'
   | 'MOVE_ABORTED'
   | 'MOVE_HANDED_OVER'
   | 'MOVES_OPEN'

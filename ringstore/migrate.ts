@@ -62,10 +62,7 @@ async function appliedVersions(client: pg.Client): Promise<number[]> {
 /** Throws RING_STORE_TOO_NEW or RING_STORE_NOT_MIGRATED. Reads only. */
 export async function assertUsable(client: pg.ClientBase): Promise<void> {
   if (!(await hasSchema(client))) {
-    throw new CodedError(
-      'RING_STORE_NOT_MIGRATED',
-      'this database has no ring store: it is made when the API or a worker starts',
-    );
+    throw new CodedError('RING_STORE_NOT_MIGRATED', 'this database has no ring store: it is made when the API starts');
   }
   const { rows } = await client.query<{ version: number }>(
     'SELECT version FROM ringmaster_ring.migrations WHERE version > $1 AND breaking ORDER BY version DESC LIMIT 1',

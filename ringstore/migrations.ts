@@ -31,7 +31,7 @@ export const migrations: readonly Migration[] = [
 
       CREATE FUNCTION ringmaster_ring.refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
       BEGIN
-        RAISE EXCEPTION 'the ring''s log is append-only: % refused', TG_OP USING ERRCODE = 'RM001';
+        RAISE EXCEPTION 'the ring''s log is append-only: % refused', TG_OP USING ERRCODE = 'RM002';
       END
       $$;
 

@@ -20,7 +20,6 @@ const TRY_AGAIN: ReadonlySet<string> = new Set([
   'QUIESCE_TIMEOUT',
   'HOLD_DEADLINE',
   'VERIFY_MISMATCH',
-  'DEAD_MAN',
   'MOVE_ABORTED',
   'STALE_TOKEN',
 ]);

@@ -1,4 +1,4 @@
-/** What `npm run demo -- …` can be asked: COMMANDS' flags, checked before anything starts. */
+/** What `npm run demo -- …` can be asked: its flags (docs/commands.md), checked before anything starts. */
 import { accessSync, constants, existsSync, statSync } from 'node:fs';
 import path from 'node:path';
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';

@@ -1,6 +1,6 @@
 /**
  * The demo's report, from what the processes logged, what the operations said and what the checker found. Pure.
- * **Boundary:** its fields are public (docs/report.md, COMMANDS): added, never renamed.
+ * **Boundary:** its fields are public (docs/commands.md): added, never renamed.
  */
 import type { OperationProgress } from '../../workflows/messages.ts';
 import type { CheckResult, Delivery, Fault, SentEvent, Verdict } from '../checker/checker.ts';

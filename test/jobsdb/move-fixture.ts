@@ -120,7 +120,8 @@ export async function createFixture(partitionCount = 4): Promise<Fixture> {
     claim,
     async begin(move, from, to, partitions) {
       await append({ type: 'start move', holder: 1, move, from: from.name, to: to.name, partitions });
-      return claim(move, `attempt-${(attempts += 1)}`);
+      attempts += 1;
+      return claim(move, `attempt-${attempts}`);
     },
     async copyJob(command, from, to, chunkRowsMax) {
       const prepared = await (to.steward as NodeControl).prepare(command);

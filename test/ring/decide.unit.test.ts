@@ -37,7 +37,7 @@ describe('freezing', () => {
   test('one operation holds the ring', () =>
     given(ringOf(['a', 'b']))
       .when({ type: 'freeze', by: by('run-1') })
-      .then('e1 {a b} [a a b b] frozen:run-1#1'));
+      .thenDrawn('e1 {a b} [a a b b] frozen:run-1#1'));
   test('again by the same run changes nothing', () =>
     given(frozen())
       .when({ type: 'freeze', by: by('run-1') })
@@ -49,7 +49,7 @@ describe('freezing', () => {
   test('may be taken over from the holder that was seen dead, with a higher number', () =>
     given(frozen())
       .when({ type: 'freeze', by: by('run-2'), takeOverFrom: 1 })
-      .then('e1 {a b} [a a b b] frozen:run-2#2'));
+      .thenDrawn('e1 {a b} [a a b b] frozen:run-2#2'));
   test('is not taken over from a holder that has changed since it was seen', () => {
     const taken = apply(frozen(), { type: 'freeze', by: by('run-2'), takeOverFrom: 1 });
     given(taken)
@@ -89,7 +89,7 @@ describe('a move', () => {
   test('hands over under its latest claim, and the epoch grows by one', () =>
     given(claimed())
       .when({ type: 'hand over', move: 'm1', token: tokenOf(claimed()), proof })
-      .then('e2 {a b} [b a b b] frozen:run-1#1 moves{m1:0:a→b!}'));
+      .thenDrawn('e2 {a b} [b a b b] frozen:run-1#1 moves{m1:0:a→b!}'));
   test('is not handed over by an attempt that was overtaken', () => {
     const again = apply(claimed(), { type: 'claim move', holder: 1, move: 'm1', attempt: 'y' });
     given(again)
@@ -125,7 +125,7 @@ describe('a node', () => {
   test('joins with its database', () =>
     given(frozen())
       .when({ type: 'join node', holder: 1, facts: facts('c') })
-      .then('e1 {a b c} [a a b b] frozen:run-1#1'));
+      .thenDrawn('e1 {a b c} [a a b b] frozen:run-1#1'));
   test('does not come back with another database', () =>
     given(frozen())
       .when({ type: 'join node', holder: 1, facts: { ...facts('a'), databaseId: 'other' } })
@@ -140,7 +140,7 @@ describe('a node', () => {
     const joined = apply(frozen(), { type: 'join node', holder: 1, facts: facts('c') });
     const left = given(joined)
       .when({ type: 'leave node', holder: 1, node: 'c' })
-      .then('e1 {a b} [a a b b] frozen:run-1#1');
+      .thenDrawn('e1 {a b} [a a b b] frozen:run-1#1');
     given(left).when({ type: 'leave node', holder: 1, node: 'c' }).thenNothing();
   });
 });

@@ -1,7 +1,7 @@
 /** Rings as text, for tests: `e7 {a b c} [a a b b] frozen:run-3 moves{m1:0,1:a→b}`. */
 
 import { expect } from 'vitest';
-import { decide, type RingCommand, RingRefusal, type RingRefusalCode } from '../../ring/decide.ts';
+import { decide, type RingCommand, type RingRefusal, type RingRefusalCode } from '../../ring/decide.ts';
 import type { RingEvent } from '../../ring/events.ts';
 import { formatPartitions } from '../../ring/partition.ts';
 import { evolve, noRing, type Ring } from '../../ring/ring.ts';
@@ -36,7 +36,7 @@ export function given(ring: Ring) {
   return {
     when(command: RingCommand) {
       return {
-        then(drawn: string): Ring {
+        thenDrawn(drawn: string): Ring {
           const next = apply(ring, command);
           expect(draw(next)).toBe(drawn);
           return next;
