@@ -1,22 +1,8 @@
 /** `npm run bench -- NAME`: benchmarks, each with a report (docs/commands.md). Never timed tests: machines are noisy. */
 import { writeFile } from 'node:fs/promises';
-import { Command, InvalidArgumentError } from 'commander';
+import { Command } from 'commander';
+import { partitionCount, whole } from '../dev/flags.ts';
 import { describeError } from '../kit/errors.ts';
-import { isPartitionCount, PARTITION_COUNT_MAX } from '../ring/partition.ts';
-
-const whole =
-  (low: number, high: number) =>
-  (text: string): number => {
-    const n = Number(text);
-    if (!Number.isInteger(n) || n < low || n > high)
-      throw new InvalidArgumentError(`must be a whole number from ${low} to ${high}.`);
-    return n;
-  };
-const powerOfTwo = (text: string): number => {
-  if (!isPartitionCount(Number(text)))
-    throw new InvalidArgumentError(`must be a power of two from 1 to ${PARTITION_COUNT_MAX}.`);
-  return Number(text);
-};
 
 const program = new Command('npm run bench --')
   .description('Measures one thing and reports it.')
@@ -25,8 +11,8 @@ const program = new Command('npm run bench --')
 program
   .command('plan')
   .description('the planner: from --nodes nodes to one more')
-  .option('--partitions <n>', 'partitions of the ring', powerOfTwo, 65_536)
-  .option('--nodes <n>', 'nodes before', whole(1, 60_000), 1_000)
+  .option('--partitions <n>', 'partitions of the ring', partitionCount, 65_536)
+  .option('--nodes <n>', 'nodes before', whole('a whole number', 1, 60_000), 1_000)
   .option('--json <file>', 'write the report there')
   .action(async ({ partitions, nodes, json }: { partitions: number; nodes: number; json?: string }) => {
     const { benchPlan } = await import('./plan.ts');
@@ -36,9 +22,9 @@ program
 program
   .command('scale')
   .description('a whole operation with empty queues, on the embedded stack')
-  .option('--partitions <n>', 'partitions of the ring', powerOfTwo, 1_024)
-  .option('--from <n>', 'nodes before', whole(1, 20), 4)
-  .option('--to <n>', 'nodes after', whole(1, 20), 5)
+  .option('--partitions <n>', 'partitions of the ring', partitionCount, 1_024)
+  .option('--from <n>', 'nodes before', whole('a whole number', 1, 20), 4)
+  .option('--to <n>', 'nodes after', whole('a whole number', 1, 20), 5)
   .option('--json <file>', 'write the report there')
   .action(async ({ partitions, from, to, json }: { partitions: number; from: number; to: number; json?: string }) => {
     const { benchScale } = await import('./scale.ts');

@@ -1,12 +1,12 @@
 /** `npm start`: the embedded stack, left running; what it was stays for the next start. Ctrl-C stops it. */
 import { rm } from 'node:fs/promises';
 import path from 'node:path';
-import { Command, InvalidArgumentError } from 'commander';
+import { Command } from 'commander';
 import { connectionFilePath, removeConnectionFile, writeConnectionFile } from '../client/connection-file.ts';
 import { describeError } from '../kit/errors.ts';
 import { endWithParent, onStopSignal } from '../kit/parent.ts';
 import { dataRoot } from '../platform/local/places.ts';
-import { isPartitionCount, PARTITION_COUNT_MAX } from '../ring/partition.ts';
+import { partitionCount, whole } from './flags.ts';
 import { type SinkProcess, startSinkProcess } from './sink/process.ts';
 import { type Stack, startStack } from './stack.ts';
 
@@ -22,31 +22,17 @@ interface StartOptions {
   data?: string;
 }
 
-const whole =
-  (low: number, high: number) =>
-  (text: string): number => {
-    const n = Number(text);
-    if (!Number.isInteger(n) || n < low || n > high)
-      throw new InvalidArgumentError(`must be a whole number from ${low} to ${high}.`);
-    return n;
-  };
-const powerOfTwo = (text: string): number => {
-  if (!isPartitionCount(Number(text)))
-    throw new InvalidArgumentError(`must be a power of two from 1 to ${PARTITION_COUNT_MAX}.`);
-  return Number(text);
-};
-
 const program = new Command('npm start --')
   .description(
     'Starts a whole cluster on this machine: Temporal, the ring store, nodes each with its own PostgreSQL, a router, the API and a worker. Ctrl-C stops it.',
   )
-  .option('--nodes <n>', 'nodes at the first start', whole(1, 20), 2)
-  .option('--partitions <n>', 'partitions of the ring, at the first start', powerOfTwo, 64)
-  .option('--routers <n>', 'routers', whole(1, 8), 1)
+  .option('--nodes <n>', 'nodes at the first start', whole('a whole number', 1, 20), 2)
+  .option('--partitions <n>', 'partitions of the ring, at the first start', partitionCount, 64)
+  .option('--routers <n>', 'routers', whole('a whole number', 1, 8), 1)
   .option('--destination <url>', 'where nodes deliver events to (default: a sink of this stack that answers 200)')
-  .option('--destination-ms <n>', 'how long the sink takes to answer', whole(0, 60_000), 5)
-  .option('--api-port <port>', 'port of the API (default: any free one)', whole(1, 65_535))
-  .option('--router-port <port>', 'port of the router (default: any free one)', whole(1, 65_535))
+  .option('--destination-ms <n>', 'how long the sink takes to answer', whole('a whole number', 0, 60_000), 5)
+  .option('--api-port <port>', 'port of the API (default: any free one)', whole('a whole number', 1, 65_535))
+  .option('--router-port <port>', 'port of the router (default: any free one)', whole('a whole number', 1, 65_535))
   .option('--data <folder>', 'where everything lies (default: start/ in the data folder)')
   .option('--fresh', 'delete what an earlier start left', false)
   .exitOverride((error) => process.exit(error.exitCode === 0 ? 0 : 2));

@@ -1,10 +1,10 @@
 /** The process of a node. Configuration: config.ts. Ends with code 0 when asked to, 1 when it cannot start, 3 when another process has become the node. */
 import { describeError } from '../kit/errors.ts';
 import { createLog } from '../kit/log.ts';
+import { endWithParent } from '../kit/parent.ts';
 import { createPostgresRingStore } from '../ringstore/postgres.ts';
 import { type NodeConfig, readNodeConfig } from './config.ts';
 import { type RunningNode, startNode } from './node.ts';
-import { watchParent } from './parent.ts';
 import { openSession } from './session.ts';
 import { Steward } from './steward.ts';
 
@@ -59,7 +59,11 @@ async function run(config: NodeConfig): Promise<void> {
     end(why);
   };
   for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(signal, () => endOnce(signal));
-  watchParent(process.env, () => endOnce('the parent is gone'));
+  // Its own end exits the process; what takes longer than a killed parent's children may is cut off there.
+  endWithParent(() => {
+    endOnce('the parent is gone');
+    return new Promise(() => undefined);
+  });
   const { gatewayUrl, controlUrl } = await starting;
   log.info({ gatewayUrl, controlUrl, instance: session.instance, databaseId: session.databaseId }, 'node running');
 }

@@ -14,8 +14,6 @@ export const workerEnvironment = z.object({
   RINGMASTER_PLATFORM: z.enum(['local'], 'must be local').default('local'),
   RINGMASTER_AGENT_URL: z.url('must be the platform agent’s http:// address'),
   RINGMASTER_AGENT_TOKEN: z.string('must be the platform agent’s token').min(1),
-  /** `1`: ends when its standard input does. */
-  RINGMASTER_END_WITH_PARENT: isTrue.default(false),
   TEMPORAL_ADDRESS: z.string().min(1).default('127.0.0.1:7233'),
   TEMPORAL_NAMESPACE: z.string().min(1).default('default'),
   TEMPORAL_API_KEY: z.string().min(1).optional(),

@@ -40,7 +40,6 @@ onStopSignal((signal) => {
   stop();
 });
 endWithParent(stop);
-if (config.RINGMASTER_END_WITH_PARENT) process.stdin.on('end', stop).on('close', stop).on('error', stop).resume();
 
 const startedAt = performance.now();
 const [connection, workflowBundle] = await Promise.all([

@@ -1,9 +1,10 @@
 /** What `npm run demo -- …` can be asked: its flags (docs/commands.md), checked before anything starts. */
 import { accessSync, constants, existsSync, statSync } from 'node:fs';
 import path from 'node:path';
-import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
+import { Command, CommanderError, Option } from 'commander';
 import { CodedError } from '../../kit/errors.ts';
-import { isPartitionCount, PARTITION_COUNT_DEFAULT, PARTITION_COUNT_MAX } from '../../ring/partition.ts';
+import { PARTITION_COUNT_DEFAULT } from '../../ring/partition.ts';
+import { partitionCount, whole } from '../flags.ts';
 
 export interface DemoOptions {
   readonly nodes: number;
@@ -101,26 +102,8 @@ function demoCommand(): Command {
     .allowExcessArguments(false);
 }
 
-function whole(what: string, min: number, max: number): (text: string) => number {
-  return (text) => {
-    const n = Number(text);
-    if (!/^\d+$/.test(text) || n < min || n > max)
-      throw new InvalidArgumentError(
-        `Expected ${what} from ${min}${max < Number.MAX_SAFE_INTEGER ? ` to ${max}` : ''}.`,
-      );
-    return n;
-  };
-}
-
 function sizes(text: string): number[] {
   return text.split(',').map(whole('whole numbers with commas between, each', 1, NODES_MAX));
-}
-
-function partitionCount(text: string): number {
-  const n = Number(text);
-  if (!/^\d+$/.test(text) || !isPartitionCount(n))
-    throw new InvalidArgumentError(`Expected a power of two from 1 to ${PARTITION_COUNT_MAX}.`);
-  return n;
 }
 
 function assertReadableFile(file: string): void {

@@ -7,6 +7,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { type AddressInfo, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import type { Writable } from 'node:stream';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { openSession } from '../../node/session.ts';
 import { createPostgresRingStore, migrateRingStore } from '../../ringstore/postgres.ts';
@@ -77,7 +78,7 @@ async function startProcess(env: Record<string, string> = {}): Promise<ChildProc
 function spawnProcess(env: Record<string, string>): ChildProcess {
   output = '';
   const started = spawn(process.execPath, ['--disable-warning=ExperimentalWarning', path.resolve('node/main.ts')], {
-    stdio: ['pipe', 'pipe', 'inherit'],
+    stdio: ['ignore', 'pipe', 'inherit', 'pipe'],
     env: {
       PATH: process.env['PATH'],
       RINGMASTER_NODE: 'node-0',
@@ -175,8 +176,8 @@ test('a second process of the same node takes over: the first ends by itself and
 });
 
 test('it ends when its parent is gone, if it is told to', async () => {
-  const started = await startProcess({ RINGMASTER_END_WITH_PARENT: '1' });
-  started.stdin!.end();
+  const started = await startProcess({ RINGMASTER_PARENT_FD: '3' });
+  (started.stdio[3] as Writable).end();
   expect(await ended(started)).toBe(0);
 });
 
