@@ -6,6 +6,7 @@ import { connectionFilePath, removeConnectionFile, writeConnectionFile } from '.
 import { describeError } from '../kit/errors.ts';
 import { endWithParent, onStopSignal } from '../kit/parent.ts';
 import { dataRoot } from '../platform/local/places.ts';
+import { findTemporalCli } from '../scripts/lib/temporal-cli.mjs';
 import { partitionCount, whole } from './flags.ts';
 import { type SinkProcess, startSinkProcess } from './sink/process.ts';
 import { type Stack, startStack } from './stack.ts';
@@ -91,7 +92,7 @@ function print({ routerUrls, api, temporal, writeKey, clusterId }: Stack): void 
     `  curl -u ${writeKey}: -H 'content-type: application/json' -d '{"userId":"ann","event":"hello"}' ${routerUrls[0]}/v1/track`,
     '  npm run ringmaster -- status',
     '  npm run ringmaster -- scale --to 3 --wait --reason "try it"',
-    `  temporal workflow start --address ${temporal.address} --type ScaleCluster --task-queue ringmaster --workflow-id scale/${clusterId} \\`,
+    `  ${findTemporalCli() ?? 'temporal'} workflow start --address ${temporal.address} --type ScaleCluster --task-queue ringmaster --workflow-id scale/${clusterId} \\`,
     `    --input '{"clusterId":"${clusterId}","targetNodes":3,"reason":"try it"}'`,
     '',
     'Ctrl-C stops it; the next start goes on where this one was.',

@@ -299,7 +299,6 @@ export class Steward implements NodeControl, NodeTopology {
     this.#work.stop(closing);
     // Events that change no state here need no write: a restarted node folds them again.
     if (changes.size > 0) {
-      await this.#putAwayBeforeOpening(opening, gained);
       const imports = [...new Set(opening.flatMap((partition) => gained.get(partition) ?? []))];
       await this.#once(follow, [this.#session.instance, opening, closing, imports, last.version, last.hash]);
       if (imports.length > 0) this.#datasets = await this.#withClient(attachedDatasets);
@@ -336,15 +335,6 @@ export class Steward implements NodeControl, NodeTopology {
     if (row === undefined || row.state === 'closed') return 'open';
     if (row.state === 'open') return null;
     return moveOf(ring, row.move!)?.state === 'started' ? null : 'open'; // the move was aborted: the fence is lifted
-  }
-
-  /** The pair of S4 where no prepare came before: looked at again before stale rows would come to life. The partitions are closed, and only this opens them. */
-  async #putAwayBeforeOpening(
-    opening: readonly PartitionIndex[],
-    gained: ReadonlyMap<PartitionIndex, MoveId>,
-  ): Promise<void> {
-    const unprepared = opening.filter((partition) => this.#unsettled.has(partition) && !gained.has(partition));
-    if (unprepared.length > 0) await this.#alone(unprepared, (client) => putAwayStale(client, unprepared));
   }
 
   /** A node that comes back with an empty or another database opens nothing, and says so by name. */

@@ -5,7 +5,7 @@
 
 import pg from 'pg';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { type CopyJob, withCopy } from '../../jobsdb/copy.ts';
+import { type CopyJob, openCopy, withCopy } from '../../jobsdb/copy.ts';
 import { until } from '../support/wait.ts';
 import { addJobs, addStatus, createFixture, type Fixture, pendingAt, type TestNode } from './move-fixture.ts';
 
@@ -222,6 +222,19 @@ describe('who comes too late', () => {
     await expect(copyPass(oldJob)).rejects.toMatchObject({ code: 'STALE_TOKEN' });
   });
 
+  test('an older attempt in the middle of its passes cannot write another row once a newer one has prepared', async () => {
+    await addJobs(f.a.pool, jobs(0, 0, 3));
+    const old = await f.begin('op/move-1.1', f.a, f.b, [0]);
+    const copy = await openCopy(await f.copyJob(old, f.a, f.b));
+    await copy.pass();
+    await copy.reserve();
+    await addJobs(f.a.pool, jobs(0, 3, 5));
+    await f.copyJob(await f.claim(old.move, 'newer'), f.a, f.b);
+    await expect(copy.pass({ fenced: true })).rejects.toMatchObject({ code: 'STALE_TOKEN' });
+    copy.close(true);
+    expect((await f.b.pool.query('SELECT FROM public.gw_jobs_2')).rowCount).toBe(3);
+  });
+
   test('an older attempt cannot command source or target once a newer one has claimed', async () => {
     const old = await f.begin('op/move-1.1', f.a, f.b, [0]);
     await f.claim(old.move, 'newer');
@@ -232,6 +245,14 @@ describe('who comes too late', () => {
     await expect(f.a.steward.quiesce({ ...old, limitMs: 100 })).rejects.toMatchObject({ code: 'STALE_TOKEN' });
     await expect(f.b.steward.prepare(old)).rejects.toMatchObject({ code: 'STALE_TOKEN' });
     expect(await stateOf(f.a, 0)).toBe('open');
+  });
+
+  test('a command older than one that the partition has obeyed is refused by its row, whatever the process remembers', async () => {
+    const command = await f.begin('op/move-1.1', f.a, f.b, [0]);
+    await f.a.pool.query('UPDATE ringmaster.partitions SET token = $1 WHERE partition = 0', [command.token + 1]);
+    await expect(f.a.steward.quiesce({ ...command, limitMs: 100 })).rejects.toMatchObject({ code: 'STALE_TOKEN' });
+    expect(await stateOf(f.a, 0)).toBe('open');
+    expect(f.a.work.calls.slice(-2)).toEqual(['stop 0', 'opened 0']);
   });
 
   test('a newer attempt waits for an open write of the older one', async () => {
