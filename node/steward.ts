@@ -100,28 +100,44 @@ export class Steward implements NodeControl, NodeTopology {
   /** Reads what this node knows, folds the log, opens what it owns. Resolves when it serves, or knows that it must not. */
   async start(): Promise<void> {
     await this.#readOwnState();
-    const folded = new Promise<void>((resolve) => this.#foldWaiters.add(resolve));
-    this.#running = this.#store
-      .watch(
-        this.#session.clusterId,
-        0,
-        {
-          onEvents: (events) => this.#inTurn(() => this.#persistently(() => this.#onEvents(events))),
-          onTrouble: (error) =>
-            this.#log.warn(
-              { trouble: error ? describeError(error) : null },
-              error ? 'ring store trouble' : 'ring store well',
-            ),
-        },
-        this.#stopping.signal,
-      )
-      .catch((error: unknown) => {
-        if (this.#stopping.signal.aborted) return;
-        this.#log.fatal({ error: describeError(error) }, 'cannot follow the ring');
-        this.#blocked = { code: 'RING_NOT_FOLLOWED', message: describeError(error) };
-      });
-    await Promise.race([folded, delay(START_WAIT_MS, undefined, { ref: false })]);
+    const { promise: caughtUp, resolve: onCaughtUp } = Promise.withResolvers<void>();
+    this.#running = this.#follow(onCaughtUp).catch((error: unknown) => {
+      if (this.#stopping.signal.aborted) return;
+      this.#log.fatal({ error: describeError(error) }, 'cannot follow the ring');
+      this.#blocked ??= { code: 'RING_NOT_FOLLOWED', message: describeError(error) };
+      onCaughtUp();
+    });
+    await Promise.race([caughtUp, delay(START_WAIT_MS, undefined, { ref: false })]);
     if (!this.#serving && !this.#blocked) await this.#inTurn(async () => this.#serveOwnRows());
+  }
+
+  /** The log as it is now at once, then what comes. From a part of it nobody may conclude that a move is over. */
+  async #follow(onCaughtUp: () => void): Promise<void> {
+    const { clusterId } = this.#session;
+    let events: RecordedEvent[] = [];
+    for (;;) {
+      try {
+        events = await this.#store.read(clusterId);
+        break;
+      } catch (error) {
+        if (this.#stopping.signal.aborted) return;
+        this.#log.warn({ error: describeError(error) }, 'ring store trouble');
+        await delay(RETRY_MS_MAX, undefined, { ref: false, signal: this.#stopping.signal }).catch(() => undefined);
+      }
+    }
+    const take = (more: readonly RecordedEvent[]) => this.#inTurn(() => this.#persistently(() => this.#onEvents(more)));
+    if (events.length > 0) await take(events);
+    onCaughtUp();
+    const last = events.at(-1);
+    const watcher = {
+      onEvents: take,
+      onTrouble: (error: Error | null) =>
+        this.#log.warn(
+          { trouble: error ? describeError(error) : null },
+          error ? 'ring store trouble' : 'ring store well',
+        ),
+    };
+    await this.#store.watch(clusterId, last?.version ?? 0, watcher, this.#stopping.signal, last?.hash ?? null);
   }
 
   async stop(): Promise<void> {

@@ -361,6 +361,30 @@ describe('a restart', () => {
     await opens(again, 0);
   });
 
+  test('over a long log does not take a move that goes on for one that is over', async () => {
+    for (let i = 0; i < 300; i += 1) {
+      await f.append({ type: 'start move', holder: 1, move: `old-${i}`, from: 'a', to: 'b', partitions: [1] });
+      await f.append({ type: 'abort move', move: `old-${i}`, because: 'history' });
+    }
+    await f.b.pool.query("INSERT INTO ringmaster.message_ids (partition, message_id) VALUES (3, 'own')");
+    await f.a.pool.query("INSERT INTO ringmaster.message_ids (partition, message_id) VALUES (0, 'm-1')");
+    const command = await f.begin('op/move-1.1', f.a, f.b, [0]);
+    await copyPass(await f.copyJob(command, f.a, f.b));
+    await f.a.steward.quiesce({ ...command, limitMs: 1_000 });
+    await f.a.steward.fence({ ...command, holdDeadlineMs: 60_000 });
+    const [source, target] = [await f.restart(f.a), await f.restart(f.b)];
+    for (const node of [source, target])
+      await until(async () => (await node.steward.status()).settledVersion >= (await f.ring()).version, {
+        deadlineMs: 20_000,
+        what: 'it has settled',
+      });
+    expect(await stateOf(source, 0)).toBe('fenced');
+    const window = await target.pool.query<{ message_id: string }>(
+      'SELECT message_id FROM ringmaster.message_ids ORDER BY 1',
+    );
+    expect(window.rows.map((row) => row.message_id)).toEqual(['m-1', 'own']);
+  }, 120_000);
+
   test('with another database: it opens nothing and says why', async () => {
     await f.a.pool.query('UPDATE ringmaster.node SET database_id = gen_random_uuid()');
     const again = await f.restart(f.a);
