@@ -373,6 +373,7 @@ describe('a restart', () => {
     await f.a.steward.quiesce({ ...command, limitMs: 1_000 });
     await f.a.steward.fence({ ...command, holdDeadlineMs: 60_000 });
     const [source, target] = [await f.restart(f.a), await f.restart(f.b)];
+    await f.claim(command.move, 'an event that neither has settled yet');
     for (const node of [source, target])
       await until(async () => (await node.steward.status()).settledVersion >= (await f.ring()).version, {
         deadlineMs: 20_000,
