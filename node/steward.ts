@@ -525,7 +525,8 @@ export class Steward implements NodeControl, NodeTopology {
         );
       return true;
     }
-    if (this.#unsettled.size === 0 && this.#settledVersion < ring.version) {
+    // What is left is about to be received: its prepare puts it away.
+    if (this.#settledVersion < ring.version) {
       await this.#withClient((client) => client.query(setSettled, [ring.version]));
       this.#settledVersion = ring.version;
     }
