@@ -1,6 +1,6 @@
 /** From the body of a request to the events that are stored, as RudderStack's gateway reads it. Pure. */
 import { createHash, randomUUID } from 'node:crypto';
-import { userKeyOf } from '../ring/partition.ts';
+import { userKeyOfEvent } from '../ring/partition.ts';
 import { HttpRefusal } from './refusal.ts';
 
 export interface IncomingEvent {
@@ -39,25 +39,22 @@ export function parseEvents(type: string, anonymousId: string | undefined, body:
 }
 
 function toEvent(event: JsonObject, anonymousIdHeader: string | undefined): IncomingEvent {
-  const parts = { anonymousIdHeader, anonymousId: idOf(event['anonymousId']), userId: idOf(event['userId']) };
-  if (!parts.anonymousIdHeader && parts.anonymousId === '' && parts.userId === '') {
-    throw new HttpRefusal(400, 'Request neither has anonymousId nor userId');
-  }
-  const given = idOf(event['messageId']).trim();
+  const ids = { anonymousId: asParsed(event['anonymousId']), userId: asParsed(event['userId']) };
+  const userKey = userKeyOfEvent(ids, anonymousIdHeader);
+  if (userKey === null) throw new HttpRefusal(400, 'Request neither has anonymousId nor userId');
+  const messageId = asParsed(event['messageId']);
+  const given = typeof messageId === 'object' || messageId === undefined ? '' : String(messageId).trim();
   if (given === '') event['messageId'] = randomUUID();
   return {
-    userKey: storable(userKeyOf(parts)),
+    userKey,
     messageId: messageKey(given === '' ? (event['messageId'] as string) : given),
     payload: printStorable(event),
   };
 }
 
-/** The router's rule, which must stay the same as this one: texts as they are, numbers and booleans as JSON writes them, else none. */
-function idOf(id: unknown): string {
-  if (typeof id === 'string') return id;
-  if (typeof id === 'number' || typeof id === 'boolean') return String(id);
-  return '';
-}
+/** A number that is kept as its client wrote it, as everybody else's JSON parser reads it. */
+const asParsed = (value: unknown): unknown =>
+  isRawJson(value) ? Number((value as { rawJSON: string }).rawJSON) : value;
 
 /** It stands in an index and in an HTTP header: what is long or not printable is known by its hash. */
 function messageKey(messageId: string): string {

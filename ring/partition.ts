@@ -21,6 +21,26 @@ export function userKeyOf(parts: {
   return `${parts.anonymousIdHeader ?? ''}<<>>${parts.anonymousId ?? ''}<<>>${parts.userId ?? ''}`;
 }
 
+/**
+ * The user key of an event as a gateway reads it, `null` where it names no user. One rule for routers and nodes: were there two, an event that they read
+ * differently would be sent to a node that refuses it for ever. Texts stand as they are, numbers and booleans as JSON writes them, anything else is none;
+ * what PostgreSQL's text cannot hold (NUL, lone surrogates) is taken out before the key is hashed.
+ */
+export function userKeyOfEvent(
+  event: { readonly anonymousId?: unknown; readonly userId?: unknown },
+  anonymousIdHeader: string | undefined,
+): string | null {
+  const anonymousId = idOf(event.anonymousId);
+  const userId = idOf(event.userId);
+  if (!anonymousIdHeader && anonymousId === '' && userId === '') return null;
+  return userKeyOf({ anonymousIdHeader, anonymousId, userId }).replaceAll('\0', '').toWellFormed();
+}
+
+function idOf(id: unknown): string {
+  if (typeof id === 'string') return id;
+  return typeof id === 'number' || typeof id === 'boolean' ? String(id) : '';
+}
+
 /** `floor(murmur3_32(utf8(userKey), seed 0, unsigned) / (2^32 / partitionCount))`, as RudderStack has it. */
 export function partitionOf(userKey: string, partitionCount: number): PartitionIndex {
   return Math.floor(murmur3(utf8.encode(userKey)) / (2 ** 32 / partitionCount));

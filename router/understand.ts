@@ -1,5 +1,5 @@
 /** Whose events a request carries: the one thing that the router must know of it. Everything else is the node's to judge. */
-import { userKeyOf } from '../ring/partition.ts';
+import { userKeyOfEvent } from '../ring/partition.ts';
 
 /**
  * `events`: the user key of each event, in the body's order. `any`: no user can be told (a body that a node will refuse, or a path without users),
@@ -50,16 +50,5 @@ export function understand(path: string, query: string, anonymousId: string | un
 /** The user key of one event; `null` where it names no user. */
 function userOf(event: unknown, anonymousIdHeader: string | undefined): string | null {
   if (typeof event !== 'object' || event === null || Array.isArray(event)) return null;
-  const fields = event as { anonymousId?: unknown; userId?: unknown };
-  const anonymousId = idOf(fields.anonymousId);
-  const userId = idOf(fields.userId);
-  if (!anonymousIdHeader && anonymousId === '' && userId === '') return null;
-  // As the node stores it: what PostgreSQL's text cannot hold is taken out of a key before it is hashed.
-  return userKeyOf({ anonymousIdHeader, anonymousId, userId }).replaceAll('\0', '').toWellFormed();
-}
-
-/** The node's rule, which must stay the same as this one (node/event.ts). */
-function idOf(id: unknown): string {
-  if (typeof id === 'string') return id;
-  return typeof id === 'number' || typeof id === 'boolean' ? String(id) : '';
+  return userKeyOfEvent(event, anonymousIdHeader);
 }

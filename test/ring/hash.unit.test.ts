@@ -8,6 +8,7 @@ import {
   partitionIndexOf,
   partitionOf,
   userKeyOf,
+  userKeyOfEvent,
 } from '../../ring/partition.ts';
 
 interface Vector {
@@ -40,4 +41,16 @@ describe('hashing', () => {
   );
   test.each([1, 2, 64, 65_536])('%s is a partition count', (n) => expect(isPartitionCount(n)).toBe(true));
   test('partitions are written as runs', () => expect(formatPartitions([9, 3, 8, 7])).toBe('3,7-9'));
+});
+
+describe('the user key of an event', () => {
+  test.each([
+    [{ userId: 'ann' }, undefined, '<<>><<>>ann'],
+    [{ userId: 7, anonymousId: true }, undefined, '<<>>true<<>>7'],
+    [{ userId: Number('12345678901234567890') }, undefined, '<<>><<>>12345678901234567000'],
+    [{ userId: { id: 1 }, anonymousId: 'a' }, 'h', 'h<<>>a<<>>'],
+    [{ userId: 'a\0b\ud800' }, undefined, '<<>><<>>ab\ufffd'],
+    [{}, 'h', 'h<<>><<>>'],
+    [{ userId: '', anonymousId: null }, undefined, null],
+  ])('of %j with the header %s is %s', (event, header, key) => expect(userKeyOfEvent(event, header)).toBe(key));
 });
