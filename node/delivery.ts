@@ -164,7 +164,8 @@ export class Delivery {
       if (this.#limits.resultLingerMs > 0)
         await new Promise((resolve) => setTimeout(resolve, this.#limits.resultLingerMs));
       try {
-        while (await this.#round()) this.#deps.health.succeeded('delivery');
+        // Reset at each round: under load this loop hardly ever comes to its end, and one loss now and then must not add up to long waits.
+        for (; await this.#round(); backoff.reset()) this.#deps.health.succeeded('delivery');
         backoff.reset();
       } catch (error) {
         if (isSuperseded(error)) return this.#deps.onSuperseded(error);
