@@ -74,11 +74,6 @@ export async function beginHolding(client: ClientBase, move: string, token: numb
     throw staleToken(move, held.rows[0] ? Number(held.rows[0].token) : null, token);
 }
 
-/** Forgets the ledgers of moves that are done. Their datasets stay. */
-export async function forgetLedgers(client: ClientBase, moves: readonly string[]): Promise<void> {
-  await client.query('DELETE FROM ringmaster.imports WHERE move = ANY ($1)', [moves]);
-}
-
 function staleToken(move: string, held: number | null, token: number): CodedError {
   return new CodedError(
     'STALE_TOKEN',

@@ -15,12 +15,6 @@ export const refusalOfState: Readonly<Record<string, string>> = {
   RM005: 'NODE_IMPORT_MISSING',
 };
 
-/** `$1` partitions, `$2` state, `$3` token, `$4` move or null; inside a transaction that has called `ringmaster.enter_alone`. */
-export const setStates = `
-  INSERT INTO ringmaster.partitions (partition, state, token, move)
-  SELECT p, $2, $3, $4 FROM unnest($1::integer[]) AS p
-  ON CONFLICT (partition) DO UPDATE SET state = excluded.state, token = excluded.token, move = excluded.move`;
-
 export const selectStates = 'SELECT partition, state, token::text, move FROM ringmaster.partitions ORDER BY partition';
 
 export const setSettled = 'UPDATE ringmaster.node SET settled_version = $1 WHERE settled_version < $1';

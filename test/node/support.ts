@@ -6,7 +6,7 @@ import { pino } from 'pino';
 import { request } from 'undici';
 import type { ImportTarget, NodeStatus, PartitionState } from '../../dataplane/contract.ts';
 import type { Dataset } from '../../jobsdb/sql/datasets.ts';
-import { enterAlone, setStates } from '../../jobsdb/sql/partitions.ts';
+import { enterAlone } from '../../jobsdb/sql/partitions.ts';
 import { attachedDatasets } from '../../jobsdb/stale.ts';
 import {
   defaultLimits,
@@ -23,6 +23,12 @@ import { noRing, type Ring } from '../../ring/ring.ts';
 export const PARTITIONS = 8;
 export const WRITE_KEY = 'write-key-1';
 const log = pino({ level: process.env['RINGMASTER_LOG_LEVEL'] ?? 'silent' });
+
+/** `$1` partitions, `$2` state, `$3` token, `$4` move or null; inside a transaction that has called `ringmaster.enter_alone`. */
+const setStates = `
+  INSERT INTO ringmaster.partitions (partition, state, token, move)
+  SELECT p, $2, $3, $4 FROM unnest($1::integer[]) AS p
+  ON CONFLICT (partition) DO UPDATE SET state = excluded.state, token = excluded.token, move = excluded.move`;
 
 /** Sets states as the steward does: alone inside the locks, memory told before a stop and after an opening. */
 export class SimpleSteward implements NodeSteward {
