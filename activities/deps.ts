@@ -2,7 +2,7 @@
 
 import type { NodeControl } from '../dataplane/contract.ts';
 import type { Logger } from '../kit/log.ts';
-import type { NodeEndpoints, Platform } from '../platform/platform.ts';
+import type { DatabaseAddress, NodeEndpoints, Platform } from '../platform/platform.ts';
 import type { HolderIdentity, NodeId } from '../ring/events.ts';
 import type { RingStore } from '../ringstore/ringstore.ts';
 
@@ -29,6 +29,8 @@ export interface ActivityDeps {
   readonly platform: Pick<Platform, 'ensureNode' | 'removeNode'>;
   /** Throws where the node is not wanted by the platform. */
   readonly endpointsOf: (node: NodeId) => Promise<NodeEndpoints>;
+  /** Asks the database itself, once its node is gone. Throws NODE_NOT_EMPTY. */
+  readonly assertNothingPending: (node: NodeId, database: DatabaseAddress) => Promise<void>;
   readonly controlOf: (node: NodeId) => Promise<NodeControl>;
   readonly holders: Holders;
   /** `worker@host`: stands with every event that is appended here. */

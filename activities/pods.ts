@@ -2,6 +2,7 @@
 import { cancellationSignal, sleep } from '@temporalio/activity';
 import type { NodeStatus } from '../dataplane/contract.ts';
 import { CodedError } from '../kit/errors.ts';
+import type { Removal } from '../platform/platform.ts';
 import { RingRefusal } from '../ring/decide.ts';
 import type { NodeFacts, NodeId } from '../ring/events.ts';
 import { isMember, partitionsOf, type Ring } from '../ring/ring.ts';
@@ -9,19 +10,28 @@ import { decideAndAppend, readRing } from '../ringstore/ringstore.ts';
 import type { ActivityDeps } from './deps.ts';
 import { beating, refusingByType } from './errors.ts';
 import { refuseIfBlocked, waitSettled } from './node-status.ts';
-import type { AskingAsHolder, PodActivities } from './types.ts';
+import type { PodActivities, RemoveInput } from './types.ts';
 
 export type PodDeps = Omit<ActivityDeps, 'holders'>;
 
 export function createPodActivities(deps: PodDeps): PodActivities {
   const { ringStore, platform, limits, log } = deps;
 
-  async function ensureNode({ node }: { node: NodeId }): Promise<NodeFacts> {
+  async function ensureNode({ clusterId, node }: { clusterId: string; node: NodeId }): Promise<NodeFacts> {
     const signal = cancellationSignal();
     const { url } = await platform.ensureNode(node, signal);
     const control = await deps.controlOf(node);
     const status = await control.status(signal);
     refuseIfBlocked(status);
+    if (status.pendingJobs > 0 && !isMember(await readRing(ringStore, clusterId), node)) {
+      // As a member it would put them away as stale: what a ring's node holds of partitions that it does not own was moved. Here nobody knows that.
+      throw new CodedError(
+        'NODE_HAS_JOBS',
+        `${node} is no member of ${clusterId}, and its database ${status.databaseId} holds ${status.pendingJobs} pending jobs from an earlier life: ` +
+          'nothing is delivered of them. Give it an empty volume, or save them and empty its queue, then resume',
+        { node, databaseId: status.databaseId, pendingJobs: status.pendingJobs },
+      );
+    }
     return { node, databaseId: status.databaseId, url };
   }
 
@@ -51,7 +61,7 @@ export function createPodActivities(deps: PodDeps): PodActivities {
     }
   }
 
-  async function removeNode(input: AskingAsHolder & { node: NodeId }): Promise<void> {
+  async function removeNode(input: RemoveInput): Promise<{ notes: string[] }> {
     const { clusterId, node, holder } = input;
     const ring = await readRing(ringStore, clusterId);
     if (isMember(ring, node)) {
@@ -60,11 +70,42 @@ export function createPodActivities(deps: PodDeps): PodActivities {
       const by = { actor: deps.actor, reason: input.reason, operation: input.operationId };
       await decideAndAppend(ringStore, clusterId, { type: 'leave node', holder, node }, by);
     }
-    // What `node left` says was seen to be empty. A node that never joined was not looked into: its data stays where it is.
     const events = await ringStore.read(clusterId);
-    const deleteData = events.some(({ event }) => event.type === 'node left' && event.node === node);
-    await platform.removeNode(node, { deleteData });
-    log.info({ clusterId, node, deleteData }, 'node removed');
+    const left = events.findLast(({ event }) => event.type === 'node left' && event.node === node);
+    const removal: Removal = {
+      // What `node left` says was seen to be empty. A node that never joined was not looked into: its data stays where it is.
+      deleteData: left !== undefined && input.deleteVolumes === true,
+      left: { cluster: clusterId, epoch: ring.epoch, at: left?.at ?? new Date().toISOString() },
+      ...(left ? { lastLook: (database) => deps.assertNothingPending(node, database) } : {}),
+    };
+    const notes: string[] = [];
+    try {
+      await platform.removeNode(node, removal, cancellationSignal());
+    } catch (error) {
+      if (!(error instanceof CodedError && error.code === 'REPLICAS_CHANGED')) throw error;
+      notes.push(...(await removeStrangersAbove(input, error)));
+      await platform.removeNode(node, removal, cancellationSignal());
+    }
+    log.info({ clusterId, node, deleteData: removal.deleteData }, 'node removed');
+    return { notes };
+  }
+
+  /**
+   * Somebody has raised the replicas by hand: nodes lie above the one that is to go, and the platform takes away the highest first. Those that are no members
+   * own nothing and were given nothing: they go, and their data is kept. A member among them is not ours to remove.
+   */
+  async function removeStrangersAbove(input: RemoveInput, changed: CodedError): Promise<string[]> {
+    const ring = await readRing(ringStore, input.clusterId);
+    const above = changed.details['above'] as readonly NodeId[];
+    if (above.some((node) => isMember(ring, node))) throw changed;
+    for (const node of above) {
+      await platform.removeNode(
+        node,
+        { deleteData: false, left: { cluster: input.clusterId, epoch: ring.epoch, at: new Date().toISOString() } },
+        cancellationSignal(),
+      );
+    }
+    return [`${above.join(', ')} had been added by hand and were no members: removed, their volumes kept`];
   }
 
   return refusingByType<PodActivities>({

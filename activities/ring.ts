@@ -112,6 +112,25 @@ export function createRingActivities(deps: RingDeps): RingActivities {
       return summarizeRing(ring);
     },
 
+    /** Repeated: the ring was made by this very call, before its answer was lost. */
+    async makeRing(input) {
+      const { clusterId, partitionCount, nodes } = input;
+      try {
+        const made = await decideAndAppend(
+          ringStore,
+          clusterId,
+          { type: 'make ring', clusterId, partitionCount, nodes },
+          authorship(input),
+        );
+        return { version: made.ring.version };
+      } catch (error) {
+        if (!(error instanceof RingRefusal && error.code === 'CLUSTER_EXISTS')) throw error;
+        const first = (await ringStore.read(clusterId))[0];
+        if (first?.operation !== input.operationId) throw error;
+        return { version: first.version };
+      }
+    },
+
     /** Repeated: the same run holds the ring already, and gets the same answer. */
     freeze,
 

@@ -77,6 +77,12 @@ export type AbortAnswer =
 export interface RingActivities {
   /** The ring as it is. Refuses: CLUSTER_UNKNOWN. */
   readRing(input: { readonly clusterId: string }): Promise<RingSummary>;
+  /**
+   * Makes the ring of a new cluster. Refuses: CLUSTER_EXISTS, where another operation has made it, PARTITION_COUNT.
+   */
+  makeRing(
+    input: Asking & { readonly partitionCount: number; readonly nodes: readonly NodeFacts[] },
+  ): Promise<{ readonly version: number }>;
   /** Holds the topology for this run; takes over from a run that has ended. Refuses: CLUSTER_UNKNOWN, RING_BUSY, RING_TOO_NEW. */
   freeze(input: FreezeInput): Promise<Frozen>;
   /** Aborts what this run has started and not handed over, then lets go. Nothing happens where the run does not hold the ring. */
@@ -89,8 +95,17 @@ export interface RingActivities {
   abortMove(input: Asking & { readonly move: MoveId; readonly because: string }): Promise<AbortAnswer>;
 }
 
+export interface RemoveInput extends AskingAsHolder {
+  readonly node: NodeId;
+  /** Default: its volume is kept. */
+  readonly deleteVolumes?: boolean;
+}
+
 export interface PodActivities {
-  /** Node and database are there and answer. Refuses: the code that the node itself names, if it is blocked. */
+  /**
+   * Node and database are there and answer. Refuses: the code that the node itself names, if it is blocked; NODE_HAS_JOBS, where it is no member of the ring
+   * (yet, or any more) and its database holds pending jobs, which nobody would deliver; why its pod cannot run (POD_NOT_READY and the like).
+   */
   ensureNode(input: AskingAsHolder & { readonly node: NodeId }): Promise<NodeFacts>;
   /** Waits until the node has folded `version` and serves. Refuses: the code that the node names. */
   waitServing(input: Asking & { readonly node: NodeId; readonly version: number }): Promise<void>;
@@ -98,7 +113,7 @@ export interface PodActivities {
    * Takes the node out of the ring and then away, the backend first. Looks again right before: refuses NODE_NOT_EMPTY while it owns a partition, an open
    * move names it, or a job is pending there.
    */
-  removeNode(input: AskingAsHolder & { readonly node: NodeId }): Promise<void>;
+  removeNode(input: RemoveInput): Promise<{ readonly notes: readonly string[] }>;
   /** As removeNode, for a node that an operation added and then gave no partition: one that owns or holds something stays, and that is no error. */
   removeUnused(input: AskingAsHolder & { readonly node: NodeId }): Promise<{ readonly removed: boolean }>;
 }

@@ -15,6 +15,7 @@ export const operationBody = z.strictObject({
   dryRun: z.boolean('must be true or false').optional(),
   planHash: planHash.optional(),
   actor: words(100).optional(),
+  deleteVolumes: z.boolean('must be true or false').optional(),
 });
 export const planBody = z.strictObject({ targetNodes, planHash: planHash.optional() });
 export const operatorBody = z.strictObject({ reason: words(500).optional(), actor: words(100).optional() });

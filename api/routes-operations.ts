@@ -87,8 +87,8 @@ async function startOperation(
   const targetNodes = targetNodesFor(ring, body.targetNodes);
   if (body.dryRun) return { result: 'plan', plan: planFor(ring, targetNodes, body.planHash) };
 
-  const { reason, planHash, actor } = body;
-  const input: ScaleInput = { clusterId, targetNodes, reason, planHash, actor };
+  const { reason, planHash, actor, deleteVolumes } = body;
+  const input: ScaleInput = { clusterId, targetNodes, reason, planHash, actor, deleteVolumes };
   if (idempotencyKey !== undefined) {
     const before = await operations.startedBefore(input, idempotencyKey);
     if (before) return { result: 'started', operationId: before.operationId, workflowId: before.workflowId };

@@ -76,6 +76,8 @@ export interface OperationRequest {
   /** The plan that was approved: with another one by now the request is refused (PLAN_CHANGED). */
   readonly planHash?: string;
   readonly actor?: string;
+  /** Deletes the volumes of nodes that leave; default: they are kept. */
+  readonly deleteVolumes?: boolean;
 }
 
 /** 202 with `started`, 200 with the others. */

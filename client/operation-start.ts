@@ -99,8 +99,9 @@ function summaryFor(input: ScaleInput): string {
 
 /** Equal for equal requests, whatever the order of their fields was. */
 export function requestDigestOf(input: ScaleInput): string {
-  const { clusterId, reason, planHash, actor, partitionsPerMoveMax } = input;
-  const parts = [clusterId, targetNodesOf(input), reason, planHash, actor, partitionsPerMoveMax].map(
+  const { clusterId, reason, planHash, actor, partitionsPerMoveMax, deleteVolumes, create } = input;
+  const rest = { partitionsPerMoveMax, deleteVolumes, partitionCount: create?.partitionCount };
+  const parts = [clusterId, targetNodesOf(input), reason, planHash, actor, ...Object.values(rest)].map(
     (part) => part ?? null,
   );
   return createHash('sha256').update(JSON.stringify(parts)).digest('hex');

@@ -2,18 +2,18 @@
 import type { ClientBase } from 'pg';
 import { type PartitionIndex, partitionIndexOf } from '../ring/partition.ts';
 import { type Dataset, jobsTable, selectAttached, statusTable } from './sql/datasets.ts';
-import { countPending, distinctPartitionIds, markMigrated } from './sql/pending.ts';
+import { countPendingIn, distinctPartitionIds, markMigrated } from './sql/pending.ts';
 
 /** Attached datasets, ascending. */
 export async function attachedDatasets(client: ClientBase): Promise<Dataset[]> {
   return (await client.query<Dataset>(selectAttached)).rows;
 }
 
-/** Each dataset with the `partition_id`s in it whose index is in `wanted` (all workspaces share one ring); one round trip for all. */
+/** Each dataset with the `partition_id`s in it whose index is in `wanted` (all workspaces share one ring), or simply all; one round trip for all. */
 export async function partitionIdsByDataset(
   client: ClientBase,
   datasets: readonly Dataset[],
-  wanted: ReadonlySet<PartitionIndex>,
+  wanted: ReadonlySet<PartitionIndex> | 'all',
 ): Promise<(Dataset & { partitionIds: string[] })[]> {
   if (datasets.length === 0) return [];
   const selects = datasets.map(
@@ -24,21 +24,21 @@ export async function partitionIdsByDataset(
   return datasets.map((dataset, n) => ({
     ...dataset,
     partitionIds: found.rows
-      .filter((row) => row.n === n && wanted.has(partitionIndexOf(row.partition_id) ?? -1))
+      .filter((row) => row.n === n && (wanted === 'all' || wanted.has(partitionIndexOf(row.partition_id) ?? -1)))
       .map((row) => row.partition_id),
   }));
 }
 
-/** Pending jobs of `partitions` in the attached datasets. */
-export async function countPendingOf(client: ClientBase, partitions: ReadonlySet<PartitionIndex>): Promise<number> {
+/** Pending jobs in the attached datasets, whatever partition they are of: one that no ring knows is pending too. */
+export async function countPending(client: ClientBase): Promise<number> {
   let count = 0;
   for (const { prefix, dataset, partitionIds } of await partitionIdsByDataset(
     client,
     await attachedDatasets(client),
-    partitions,
+    'all',
   )) {
     if (partitionIds.length === 0) continue;
-    const counted = await client.query<{ count: string }>(countPending(prefix, dataset, partitionIds));
+    const counted = await client.query<{ count: string }>(countPendingIn(prefix, dataset, partitionIds));
     count += Number(counted.rows[0]!.count);
   }
   return count;

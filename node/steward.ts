@@ -10,7 +10,8 @@
  *   S1 a partition's row in this node's PostgreSQL decides; memory is a hint. Rows change only here, alone inside the partition's locks.
  *   S2 a command is obeyed only after the log is folded to its token, and only if that is the move's latest claim.
  *   S3 nothing is opened before the log says so, and no state is derived from a position of the log below the row's token.
- *   S4 what is pending here for a partition that this node neither owns nor is about to receive is put away, and gone before it can own it again.
+ *   S4 what is pending at a member for a partition that it neither owns nor is about to receive is put away, and gone before it can own it again. A node with
+ *      pending jobs does not become a member (NODE_HAS_JOBS).
  * One thing at a time: folding, commands and putting away take turns (`#turn`), so each sees a ring and rows that belong together.
  */
 import { setTimeout as delay } from 'node:timers/promises';
@@ -27,7 +28,7 @@ import {
   selectStates,
   setSettled,
 } from '../jobsdb/sql/partitions.ts';
-import { attachedDatasets, countPendingOf, dropImport, putAwayStale } from '../jobsdb/stale.ts';
+import { attachedDatasets, countPending, dropImport, putAwayStale } from '../jobsdb/stale.ts';
 import { CodedError, describeError } from '../kit/errors.ts';
 import { type Logger, now } from '../kit/log.ts';
 import type { MoveId, RecordedEvent } from '../ring/events.ts';
@@ -107,8 +108,9 @@ export class Steward implements NodeControl, NodeTopology {
       this.#blocked ??= { code: 'RING_NOT_FOLLOWED', message: describeError(error) };
       onCaughtUp();
     });
-    await Promise.race([caughtUp, delay(START_WAIT_MS, undefined, { ref: false })]);
-    if (!this.#serving && !this.#blocked) await this.#inTurn(async () => this.#serveOwnRows());
+    const hasCaughtUp = await Promise.race([caughtUp.then(() => true), delay(START_WAIT_MS, false, { ref: false })]);
+    // One that has the log and serves nothing is no member: it left, or has not joined yet.
+    if (!hasCaughtUp && !this.#blocked) await this.#inTurn(async () => this.#serveOwnRows());
   }
 
   /** The log as it is now at once, then what comes. From a part of it nobody may conclude that a move is over. */
@@ -160,7 +162,7 @@ export class Steward implements NodeControl, NodeTopology {
       settledVersion: this.#settledVersion,
       serving: this.#serving,
       blocked: this.#blocked,
-      pendingJobs: await this.#withClient((client) => countPendingOf(client, new Set(this.#rows.keys()))),
+      pendingJobs: await this.#withClient((client) => countPending(client)),
       partitions,
     };
   }
@@ -509,6 +511,8 @@ export class Steward implements NodeControl, NodeTopology {
   async #settleOne(): Promise<boolean> {
     if (this.#stopping.signal.aborted) return false;
     const ring = this.#ring;
+    // No member: what is pending here is of an earlier life, and nobody knows whether it was moved. Nothing is delivered, and nothing put away: it cannot join so.
+    if (!isMember(ring, this.#session.node)) return false;
     const incoming = new Set(
       ring.moves
         .filter((move) => move.to === this.#session.node && move.state === 'started')

@@ -29,6 +29,19 @@ export interface NodeSummary {
   pid?: number;
 }
 
+/** How a node goes. */
+export interface Removal {
+  /** False: its data stays, and a later `ensureNode` of the same name adopts it. */
+  readonly deleteData: boolean;
+  /** With what a kept volume is labelled: which ring it was a member of, and until when. `at` is ISO 8601, for people. */
+  readonly left: { readonly cluster: string; readonly epoch: number; readonly at: string };
+  /**
+   * Called once the backend is gone, while its database still answers at this address: throws where something is left there. Neither the database nor its
+   * volume is touched before it resolves, and its error is what `removeNode` rejects with. Not called where the database is gone already.
+   */
+  readonly lastLook?: (database: DatabaseAddress) => Promise<void>;
+}
+
 export interface Platform {
   /**
    * PostgreSQL first, then the backend. Repeatable; resolves when the node's control answers 200 to GET /control/v1/status.
@@ -38,8 +51,11 @@ export interface Platform {
   /** Null when the node is not wanted. Says nothing about whether it runs: see `listNodes`. */
   describeNode(node: string): Promise<NodeEndpoints | null>;
   listNodes(): Promise<NodeSummary[]>;
-  /** The backend first, then PostgreSQL. Repeatable; absent is success. With `deleteData: false` a later `ensureNode` finds the data again. */
-  removeNode(node: string, options: { deleteData: boolean }): Promise<void>;
+  /**
+   * The backend first, then PostgreSQL. Repeatable; absent is success. REPLICAS_CHANGED (details: `above`, names, the highest first) on a platform that can
+   * only take away the highest ordinals, where others lie above this one.
+   */
+  removeNode(node: string, removal: Removal, signal?: AbortSignal): Promise<void>;
 }
 
 export const NODE_NAME = /^[a-z0-9-]{1,40}$/;

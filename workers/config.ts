@@ -6,14 +6,11 @@ import { parseConfig } from '../kit/config.ts';
 
 const isTrue = z.enum(['0', '1', 'false', 'true']).transform((value) => value === '1' || value === 'true');
 
-export const workerEnvironment = z.object({
+const common = z.object({
   RINGMASTER_RINGSTORE_URL: z
     .string('must be the ring store’s postgres:// address')
     .regex(/^postgres(ql)?:\/\//, 'must begin with postgres://'),
   RINGMASTER_TASK_QUEUE: z.string().min(1).default('ringmaster'),
-  RINGMASTER_PLATFORM: z.enum(['local'], 'must be local').default('local'),
-  RINGMASTER_AGENT_URL: z.url('must be the platform agent’s http:// address'),
-  RINGMASTER_AGENT_TOKEN: z.string('must be the platform agent’s token').min(1),
   TEMPORAL_ADDRESS: z.string().min(1).default('127.0.0.1:7233'),
   TEMPORAL_NAMESPACE: z.string().min(1).default('default'),
   TEMPORAL_API_KEY: z.string().min(1).optional(),
@@ -24,10 +21,25 @@ export const workerEnvironment = z.object({
   TEMPORAL_TLS_CLIENT_KEY_PATH: z.string().min(1).optional(),
 });
 
+/** Which platform this worker's nodes run on, and what that one needs. */
+const workerEnvironment = z.discriminatedUnion(
+  'RINGMASTER_PLATFORM',
+  [
+    common.extend({
+      RINGMASTER_PLATFORM: z.literal('local'),
+      RINGMASTER_AGENT_URL: z.url('must be the platform agent’s http:// address'),
+      RINGMASTER_AGENT_TOKEN: z.string('must be the platform agent’s token').min(1),
+    }),
+    /** The rest is read by platform/kubernetes/config.ts. */
+    common.extend({ RINGMASTER_PLATFORM: z.literal('kubernetes') }),
+  ],
+  'must be local or kubernetes',
+);
+
 export type WorkerConfig = Readonly<z.infer<typeof workerEnvironment>>;
 
 export const workerConfig = (env: Record<string, string | undefined>): WorkerConfig =>
-  parseConfig(workerEnvironment, env);
+  parseConfig(workerEnvironment, { RINGMASTER_PLATFORM: 'local', ...env });
 
 /** TLS as soon as anything of it is named, or an API key is (which must not travel in the clear). */
 export function connectionOptions(config: WorkerConfig): NativeConnectionOptions {

@@ -8,6 +8,7 @@ import { DefaultLogger, NativeConnection, Runtime, Worker } from '@temporalio/wo
 import { activityLimits } from '../activities/deps.ts';
 import { createHolders } from '../activities/holders.ts';
 import { createActivities } from '../activities/index.ts';
+import { assertNothingPending } from '../activities/last-look.ts';
 import { createNodeControl } from '../dataplane/reference/control-client.ts';
 import { CodedError, describeError } from '../kit/errors.ts';
 import { createLog, type Logger } from '../kit/log.ts';
@@ -51,7 +52,7 @@ const ringStore = createPostgresRingStore({
   applicationName: 'ringmaster worker',
   log,
 });
-const platform = createLocalPlatform({ url: config.RINGMASTER_AGENT_URL, token: config.RINGMASTER_AGENT_TOKEN });
+const platform = await openPlatform(config);
 const endpointsOf = endpointsFrom(platform);
 try {
   worker = await Worker.create({
@@ -64,6 +65,7 @@ try {
       ringStore,
       platform,
       endpointsOf,
+      assertNothingPending,
       controlOf: async (node) => createNodeControl(await endpointsOf(node)),
       holders: createHolders(new Client({ connection, namespace: config.TEMPORAL_NAMESPACE })),
       actor: identity,
@@ -104,11 +106,23 @@ function readConfig(): WorkerConfig {
   }
 }
 
+/** Where this worker's nodes run. */
+async function openPlatform(config: WorkerConfig): Promise<Platform & { close(): Promise<void> }> {
+  if (config.RINGMASTER_PLATFORM === 'kubernetes') {
+    const { createKubernetesPlatform } = await import('../platform/kubernetes/index.ts'); // a large client, for those who need it
+    return await createKubernetesPlatform(process.env, log);
+  }
+  return createLocalPlatform({ url: config.RINGMASTER_AGENT_URL, token: config.RINGMASTER_AGENT_TOKEN });
+}
+
 /** Asked anew each time: a node that was started again may have moved. */
 function endpointsFrom(platform: Platform): (node: NodeId) => Promise<NodeEndpoints> {
   return async (node) => {
     const endpoints = await platform.describeNode(node);
-    if (!endpoints) throw new CodedError('NODE_ABSENT', `the platform knows no node ${node}`, { node });
+    if (!endpoints) {
+      const message = `the platform runs no node ${node}, which this needs: somebody has taken it away by hand. Bring it back (on Kubernetes: raise the replicas of both StatefulSets again; its volume is still there), then resume`;
+      throw new CodedError('NODE_ABSENT', message, { node });
+    }
     return endpoints;
   };
 }

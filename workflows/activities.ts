@@ -28,8 +28,8 @@ const ringOptions = {
 } satisfies ActivityOptions;
 
 const podOptions = {
-  startToCloseTimeout: '5m', // an image to pull, a volume to attach, a database to make; a removal waits for a 30 s grace twice
-  scheduleToCloseTimeout: '20m', // an autoscaler that has to buy a machine first
+  startToCloseTimeout: '40m', // the platform's own limit for a pod to get ready (15 min by default) twice: it says why, this would not
+  scheduleToCloseTimeout: '1h', // an attempt that was lost at its end, and another
   heartbeatTimeout: HEARTBEAT_TIMEOUT,
   retry: RETRY,
   cancellationType,
@@ -37,7 +37,8 @@ const podOptions = {
 
 const unusedOptions = {
   ...podOptions,
-  scheduleToCloseTimeout: '2m', // a courtesy at the end of a cancelled operation, and the ring is still frozen: what does not answer by then stays
+  startToCloseTimeout: '5m',
+  scheduleToCloseTimeout: '5m', // a courtesy at the end of a cancelled operation, and the ring is still frozen: what does not answer by then stays
 } satisfies ActivityOptions;
 
 const copyOptions = {

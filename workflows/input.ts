@@ -1,4 +1,5 @@
 /** Checks what was typed, before anything has changed. */
+import { isPartitionCount, PARTITION_COUNT_MAX } from '../ring/partition.ts';
 import { refuse } from './failures.ts';
 import { type ScaleInput, scaleWorkflowId, TARGET_NODES_MAX } from './messages.ts';
 
@@ -8,7 +9,7 @@ const CLUSTER_ID = /^[a-z0-9-]{1,40}$/;
 export function checkInput(input: ScaleInput | undefined, workflowId: string): number {
   if (typeof input !== 'object' || input === null)
     return refuse('INPUT_INVALID', 'the input must be an object with clusterId, targetNodes and reason');
-  const { clusterId, targetNodes, goal, reason, partitionsPerMoveMax, planHash } = input;
+  const { clusterId, targetNodes, goal, reason, partitionsPerMoveMax, planHash, create, deleteVolumes } = input;
   if (typeof clusterId !== 'string' || !CLUSTER_ID.test(clusterId))
     refuse('INPUT_INVALID', 'clusterId must match [a-z0-9-]{1,40}');
   if (workflowId !== scaleWorkflowId(clusterId)) {
@@ -23,6 +24,10 @@ export function checkInput(input: ScaleInput | undefined, workflowId: string): n
   if (partitionsPerMoveMax !== undefined && !(Number.isInteger(partitionsPerMoveMax) && partitionsPerMoveMax >= 1)) {
     refuse('INPUT_INVALID', 'partitionsPerMoveMax must be a whole number from 1');
   }
+  if (deleteVolumes !== undefined && typeof deleteVolumes !== 'boolean')
+    refuse('INPUT_INVALID', 'deleteVolumes must be true or false');
+  if (create !== undefined && !isPartitionCount(create?.partitionCount))
+    refuse('INPUT_INVALID', `create.partitionCount must be a power of two from 1 to ${PARTITION_COUNT_MAX}`);
   if (goal !== undefined && goal?.kind !== 'scale') refuse('INPUT_INVALID', `unknown goal ${JSON.stringify(goal)}`);
   if (goal !== undefined && targetNodes !== undefined) refuse('INPUT_INVALID', 'give targetNodes or goal, not both');
   const wanted: unknown = goal ? goal.nodes : targetNodes;
@@ -32,5 +37,10 @@ export function checkInput(input: ScaleInput | undefined, workflowId: string): n
       `targetNodes must be a whole number from 1 to ${TARGET_NODES_MAX}, not ${JSON.stringify(wanted) ?? 'absent'}`,
     );
   }
+  if (create !== undefined && wanted > create.partitionCount)
+    refuse(
+      'TARGET_NODES_INVALID',
+      `${wanted} nodes cannot share the ${create.partitionCount} partitions of a new ring`,
+    );
   return wanted;
 }

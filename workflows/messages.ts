@@ -25,6 +25,10 @@ export interface ScaleInput {
   readonly planHash?: string;
   /** Who asked, for the log. */
   readonly actor?: string;
+  /** Makes the ring, with all its nodes, where there is none yet. Without it an unknown cluster is refused. Nothing where the ring is there. */
+  readonly create?: { readonly partitionCount: number };
+  /** Deletes the volumes of the nodes that leave. Default: they are kept, and adopted by a later node of the same name. */
+  readonly deleteVolumes?: boolean;
   /** Partitions per move at most; default by the planner. */
   readonly partitionsPerMoveMax?: number;
   /** Continue as new once the history has this many events. Default: when the server suggests it. */
@@ -52,6 +56,7 @@ export type OperationState =
   | 'nothing to do'
   | 'failed';
 export type PhaseName =
+  | 'make ring'
   | 'freeze ring'
   | 'plan'
   | 'add nodes'

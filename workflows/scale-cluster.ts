@@ -2,6 +2,7 @@
  * Scales the cluster to `input.targetNodes` nodes.
  * Holds: no partition is ever without an owner; a run that was killed between any two steps can be started again with the same input, which takes its freeze
  * over, and ends the same.
+ * With `input.create` a cluster that has no ring gets one, with all its nodes; that is then the whole operation.
  * Refuses, before anything has changed: INPUT_INVALID, WORKFLOW_ID, TARGET_NODES_INVALID, CLUSTER_UNKNOWN, PLAN_CHANGED. Whatever else goes wrong blocks the
  * operation by its code (RING_BUSY, NODE_NOT_EMPTY, STALLED …) until somebody resumes or cancels it.
  */
@@ -15,7 +16,7 @@ import {
   workflowInfo,
 } from '@temporalio/workflow';
 import type { RingSummary } from '../activities/types.ts';
-import type { NodeId } from '../ring/events.ts';
+import type { NodeFacts, NodeId } from '../ring/events.ts';
 import { type MovePlan, nodeNames, planMoves } from '../ring/plan.ts';
 import { call, cleanUp, pods, removeUnused, ring, verifyCluster } from './activities.ts';
 import { isBug, refusalOf, refuse } from './failures.ts';
@@ -39,6 +40,7 @@ export async function ScaleCluster(input: ScaleInput): Promise<OperationProgress
     ending = await op.cancellable(async (): Promise<Ending> => {
       const wanted = nodeNames(checkInput(input, workflowInfo().workflowId));
       if (!input.carry) {
+        if (input.create && (await makeRing(op, wanted, input.create.partitionCount))) return 'completed';
         await op.step('plan', () => lookAhead(op, wanted));
         if (hasNothingToDo(op)) return 'nothing to do';
         await op.step('freeze ring', () => freezeRing(op));
@@ -78,6 +80,36 @@ export async function ScaleCluster(input: ScaleInput): Promise<OperationProgress
   if (ending === 'cancelled' && CancellationScope.current().consideredCancelled)
     throw new CancelledFailure('the operation was cancelled');
   return op.progress;
+}
+
+/** Where there is no ring: starts all nodes, then makes it. Until then nothing is taken in, so nothing has to move. False where the ring is there. */
+async function makeRing(op: Operation, wanted: readonly NodeId[], partitionCount: number): Promise<boolean> {
+  const { clusterId } = op.progress;
+  let isMade = false;
+  await op.step('make ring', async () => {
+    const seen = await call(ring.readRing, `whether ${clusterId} has a ring`, { clusterId }).catch((error: unknown) => {
+      if (refusalOf(error)?.code === 'CLUSTER_UNKNOWN') return null;
+      throw error;
+    });
+    if (seen) return;
+    op.progress.nodesAdded = wanted;
+    const facts = new Map<NodeId, NodeFacts>();
+    await eachOf(wanted, NODES_AT_ONCE, async (node) => {
+      facts.set(node, await call(pods.ensureNode, `start ${node}`, { ...op.asHolder, node }));
+    });
+    const nodes = wanted.map((node) => facts.get(node)!);
+    const { version } = await call(ring.makeRing, `make the ring of ${clusterId}`, {
+      ...op.asking,
+      partitionCount,
+      nodes,
+    });
+    await eachOf(wanted, NODES_AT_ONCE, (node) =>
+      call(pods.waitServing, `${node} serves`, { ...op.asking, node, version }),
+    );
+    op.note(`the ring was made: ${partitionCount} partitions, ${wanted.length} nodes`);
+    isMade = true;
+  });
+  return isMade;
 }
 
 /** Plans on the ring as it is, so that a bad input or an idle request ends before anything has changed. */
@@ -162,8 +194,14 @@ async function verify(op: Operation): Promise<void> {
 
 /** The highest ordinal first, one at a time: what a StatefulSet can do. */
 async function removeNodes(op: Operation): Promise<void> {
+  const { deleteVolumes } = op.input;
   for (const node of highestFirst(op.progress.nodesRemoved)) {
-    await call(pods.removeNode, `remove ${node}, if it is empty`, { ...op.asHolder, node });
+    const removed = await call(pods.removeNode, `remove ${node}, if it is empty`, {
+      ...op.asHolder,
+      node,
+      ...(deleteVolumes ? { deleteVolumes } : {}),
+    });
+    for (const note of removed?.notes ?? []) op.note(note); // workers of an older version answer nothing
   }
 }
 

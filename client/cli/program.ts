@@ -82,6 +82,7 @@ function createProgram(surroundings: Surroundings, end: (code: ExitCode) => void
     .option('--dry-run', 'show the plan, start nothing')
     .option('--plan-hash <hash>', 'only if this is still the plan')
     .option('--wait', 'show the progress until it ends or is blocked')
+    .option('--delete-volumes', 'delete the volumes of nodes that leave (default: they are kept)')
     .action(command((context, self) => scale(context, self.opts<ScaleOptions>())));
   program
     .command('status')

@@ -26,7 +26,7 @@ export const distinctPartitionIds = (prefix: string, dataset: number): string =>
     FROM walk WHERE walk.partition_id IS NOT NULL
   ) SELECT partition_id FROM walk WHERE partition_id IS NOT NULL`;
 
-export const countPending = (prefix: string, dataset: number, partitionIds: readonly string[]): string =>
+export const countPendingIn = (prefix: string, dataset: number, partitionIds: readonly string[]): string =>
   `SELECT count(*)::text AS count ${fromPending(prefix, dataset, partitionIds)}`;
 
 /** A terminal status row `migrated` for each pending job of these partition ids. */

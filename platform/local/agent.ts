@@ -5,6 +5,7 @@
  *   PUT    /v1/nodes/:node               want it; 200 with its endpoints when it runs, 202 with its condition after LONG_POLL_MS
  *   GET    /v1/nodes                     [{ node, condition, pid }]
  *   GET    /v1/nodes/:node               its endpoints, 404 when it is not wanted
+ *   DELETE /v1/nodes/:node/backend       ends the backend only; 200 with the address of its database, or null where that does not run
  *   DELETE /v1/nodes/:node?deleteData=   204 when both processes have ended (and the data is gone)
  *   POST   /v1/nodes/:node/kill          { what, signal }: only with `faults`, for tests
  *
@@ -18,7 +19,7 @@ import { fileURLToPath } from 'node:url';
 import fastify, { type FastifyReply } from 'fastify';
 import pino, { type Logger } from 'pino';
 import { z } from 'zod';
-import { NODE_NAME, type NodeSummary } from '../platform.ts';
+import { type DatabaseAddress, NODE_NAME, type NodeSummary } from '../platform.ts';
 import { ManagedNode, type NodeRecord, NodeUnwanted } from './managed-node.ts';
 import { dataRoot, makeEnterable } from './places.ts';
 import { freePort } from './ports.ts';
@@ -113,6 +114,10 @@ export async function startAgent(input: AgentOptions, log: Logger = pino({ name:
       return reply.code(202).send({ condition: wanted.condition, trouble: wanted.lastTrouble });
     }
   });
+  app.delete('/v1/nodes/:node/backend', async (request) => {
+    const { node } = nodeParams.parse(request.params);
+    return { database: await nodes.endBackend(node) };
+  });
   app.delete('/v1/nodes/:node', async (request, reply) => {
     const { node } = nodeParams.parse(request.params);
     const { deleteData } = removeQuery.parse(request.query);
@@ -198,6 +203,11 @@ class Nodes {
       node.want();
       return node;
     });
+  }
+
+  /** It stays wanted: an agent that restarts now starts it again, and the removal begins afresh. */
+  endBackend(name: string): Promise<DatabaseAddress | null> {
+    return this.#inTurn(name, async () => (await this.#nodes.get(name)?.endBackend()) ?? null);
   }
 
   remove(name: string, deleteData: boolean): Promise<void> {

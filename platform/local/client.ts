@@ -1,7 +1,7 @@
 /** The platform of this machine, by way of its agent. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Agent, fetch } from 'undici';
-import type { NodeEndpoints, NodeSummary, Platform } from '../platform.ts';
+import type { DatabaseAddress, NodeEndpoints, NodeSummary, Platform } from '../platform.ts';
 
 export interface LocalPlatformOptions {
   url: string;
@@ -97,7 +97,13 @@ export function createLocalPlatform(options: LocalPlatformOptions): Platform & {
       return body as NodeSummary[];
     },
 
-    async removeNode(node, { deleteData }) {
+    async removeNode(node, { deleteData, lastLook }) {
+      if (lastLook) {
+        const ended = await ask('DELETE', `${pathOf(node)}/backend`, { timeoutMs: REMOVE_TIMEOUT_MS });
+        if (ended.status !== 200) throw refused(ended.status, ended.body);
+        const { database } = ended.body as { database: DatabaseAddress | null };
+        if (database) await lastLook(database);
+      }
       const { status, body } = await ask('DELETE', `${pathOf(node)}?deleteData=${deleteData}`, {
         timeoutMs: REMOVE_TIMEOUT_MS,
       });

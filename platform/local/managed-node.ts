@@ -2,6 +2,7 @@
  * One node of this machine: a PostgreSQL server and a backend process, each started again when it ends by itself, as Kubernetes would.
  *
  *   absent ──want()──▶ starting ──control answers──▶ running ──backend ends──▶ crashed ──backoff──▶ starting
+ *   any ──endBackend()──▶ stopping, PostgreSQL still up ──want()──▶ starting
  *   any ──unwant()──▶ stopping ──both have ended──▶ absent
  *
  * PostgreSQL is up before the first backend. Later the two end and come back independently of each other, as two pods do.
@@ -13,7 +14,7 @@ import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { fetch } from 'undici';
-import { databaseUrl, type NodeCondition, type NodeEndpoints } from '../platform.ts';
+import { type DatabaseAddress, databaseUrl, type NodeCondition, type NodeEndpoints } from '../platform.ts';
 import { Backoff } from './backoff.ts';
 import { type KeptProcess, keep } from './keeper.ts';
 import { makeEnterable } from './places.ts';
@@ -44,6 +45,11 @@ export interface NodeSetting {
   takeSpare(folder: string): Promise<boolean>;
 }
 
+interface BackendLoop {
+  readonly abort: AbortController;
+  readonly ended: Promise<void>;
+}
+
 const DATABASE = 'jobsdb';
 const STOP_BACKEND_WITHIN_MS = 30_000; // Kubernetes' default grace period
 const STOP_ORPHAN_WITHIN_MS = 3000;
@@ -58,7 +64,7 @@ export class ManagedNode {
   #condition: NodeCondition = 'absent';
   #postgres: PostgresServer | null = null;
   #backend: KeptProcess | null = null;
-  #wanting: { abort: AbortController; loops: Promise<void> } | null = null;
+  #wanting: { abort: AbortController; postgres: Promise<void>; backend: BackendLoop } | null = null;
   #lastTrouble: string | null = null;
 
   constructor(name: string, record: NodeRecord, setting: NodeSetting) {
@@ -94,11 +100,28 @@ export class ManagedNode {
 
   /** Starts what is not there, and keeps it up. Repeatable. */
   want(): void {
-    if (this.#wanting) return;
-    const abort = new AbortController();
+    const wanting = this.#wanting;
+    if (wanting && !wanting.backend.abort.signal.aborted) return;
     this.#become('starting');
-    const loops = Promise.all([this.#keepPostgres(abort.signal), this.#keepBackend(abort.signal)]).then(() => {});
-    this.#wanting = { abort, loops };
+    if (wanting) {
+      wanting.backend = this.#startBackendLoop(wanting.abort.signal);
+      return;
+    }
+    const abort = new AbortController();
+    const postgres = this.#keepPostgres(abort.signal);
+    this.#wanting = { abort, postgres, backend: this.#startBackendLoop(abort.signal) };
+  }
+
+  /** The first half of `unwant`: ends the backend for good, PostgreSQL goes on. Its address, or null where it does not run. Repeatable. */
+  async endBackend(): Promise<DatabaseAddress | null> {
+    const wanting = this.#wanting;
+    if (!wanting) return null;
+    this.#become('stopping');
+    wanting.backend.abort.abort();
+    await this.#backend?.end('SIGTERM', STOP_BACKEND_WITHIN_MS);
+    await wanting.backend.ended;
+    await this.#backend?.end('SIGTERM', STOP_BACKEND_WITHIN_MS); // one that the loop was just starting
+    return this.#postgres?.running ? this.#postgres.address : null;
   }
 
   /** Ends the backend, then PostgreSQL. Repeatable. The data stays. */
@@ -109,7 +132,7 @@ export class ManagedNode {
       wanting.abort.abort();
       await this.#backend?.end('SIGTERM', STOP_BACKEND_WITHIN_MS);
       await this.#postgres?.stop('fast');
-      await wanting.loops;
+      await Promise.all([wanting.postgres, wanting.backend.ended]);
       // A loop that was just starting something has ended it; look once more at what we hold.
       await this.#backend?.end('SIGTERM', STOP_BACKEND_WITHIN_MS);
       await this.#postgres?.stop('fast');
@@ -149,6 +172,11 @@ export class ManagedNode {
     this.#setting.log.warn({ node: this.name, what, signal }, 'killed on request');
     target.signal(signal);
     return true;
+  }
+
+  #startBackendLoop(unwanted: AbortSignal): BackendLoop {
+    const abort = new AbortController();
+    return { abort, ended: this.#keepBackend(AbortSignal.any([unwanted, abort.signal])) };
   }
 
   #become(condition: NodeCondition): void {

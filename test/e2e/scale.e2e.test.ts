@@ -25,6 +25,19 @@ test('a cluster grows and shrinks under traffic: nothing lost, twice or out of o
   });
 });
 
+test('a node that left comes back with its old database: what was moved away from it stays away', async () => {
+  await withCluster({ nodes: 2 }, async (cluster) => {
+    const before = (await cluster.ring()).nodes;
+    const down = await cluster.scale(1);
+    expect(down.jobsMoved).toBeGreaterThan(0);
+    const up = await cluster.scale(2);
+    expect(up).toMatchObject({ state: 'completed', from: 1, to: 2 });
+    expect((await cluster.ring()).nodes.find(({ node }) => node === 'node-1')).toEqual(before[1]);
+    expectFlawless(await cluster.judge()); // a job of its first life that came alive again would be a duplicate
+    expect(await cluster.leftovers()).toEqual([]);
+  });
+});
+
 test('the worker is killed in the middle of moves and started again: the operation finishes, and nothing shows', async () => {
   await withCluster({ nodes: 2 }, async (cluster) => {
     const kills: string[] = [];

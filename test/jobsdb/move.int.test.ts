@@ -398,6 +398,35 @@ describe('a restart', () => {
   });
 });
 
+describe('a node that has left the ring', () => {
+  test('and comes back with pending jobs, as from an older volume, neither delivers them nor puts them away: it says how many', async () => {
+    await moveAll('op/move-1.1', f.b, f.a, [2, 3]);
+    await addJobs(f.b.pool, [...jobs(2, 0, 4), { partition: 2, payload: { n: 9 }, states: ['succeeded'] }]);
+    await f.append({ type: 'leave node', holder: 1, node: 'b' });
+    const again = await f.restart(f.b);
+    const folded = async () => (await again.steward.status()).foldedVersion >= (await f.ring()).version;
+    await until(folded, { deadlineMs: 5_000, what: 'it has folded the ring' });
+    await f.append({ type: 'unfreeze', holder: 1 }); // one more event: it had its chance to settle the last one
+    await until(folded, { deadlineMs: 5_000, what: 'it has folded that as well' });
+    expect(await again.steward.status()).toMatchObject({ serving: false, pendingJobs: 4 });
+    expect(await numbers(again, 2)).toEqual([0, 1, 2, 3]);
+    expect(again.work.calls).toEqual([]);
+  });
+
+  test('and comes back with nothing but what was moved away joins, and that stays dead', async () => {
+    await addJobs(f.b.pool, jobs(2, 0, 5));
+    await moveAll('op/move-1.1', f.b, f.a, [2, 3]);
+    await f.append({ type: 'leave node', holder: 1, node: 'b' });
+    const again = await f.restart(f.b);
+    const { databaseId, pendingJobs } = await again.steward.status();
+    expect(pendingJobs).toBe(0);
+    await f.append({ type: 'join node', holder: 1, facts: { node: 'b', databaseId, url: 'http://b' } });
+    await until(async () => (await again.steward.status()).serving, { deadlineMs: 5_000, what: 'it serves' });
+    await moveAll('op/move-2.1', f.a, again, [2]);
+    expect(await numbers(again, 2)).toEqual([0, 1, 2, 3, 4]); // once each: the copy, not the old rows
+  });
+});
+
 describe('verification', () => {
   async function fenced() {
     await addJobs(f.a.pool, jobs(0, 0, 6));

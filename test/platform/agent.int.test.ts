@@ -8,6 +8,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { createLocalPlatform } from '../../platform/local/client.ts';
 import { dataRoot, makeEnterable } from '../../platform/local/places.ts';
 import { isAlive } from '../../platform/local/processes.ts';
+import type { NodeEndpoints } from '../../platform/platform.ts';
 import { until } from '../support/wait.ts';
 
 const file = (relative: string) => fileURLToPath(new URL(relative, import.meta.url));
@@ -15,6 +16,8 @@ const token = randomBytes(16).toString('hex');
 
 /** Goal: nodes live and die as the platform's contract says, whatever happens to the agent. Method: a real agent process, real PostgreSQL servers,
  * a stand-in for the node's backend. */
+const left = { cluster: 'demo', epoch: 1, at: '2026-01-01T00:00:00.000Z' };
+
 describe('the local platform agent', () => {
   let folder: string;
   let agents: ChildProcess[];
@@ -74,8 +77,8 @@ describe('the local platform agent', () => {
     ]);
 
     const pids = [postgresPid('node-0'), backendPid('node-0')];
-    await platform.removeNode('node-0', { deleteData: true });
-    await platform.removeNode('node-0', { deleteData: true });
+    await platform.removeNode('node-0', { deleteData: true, left });
+    await platform.removeNode('node-0', { deleteData: true, left });
     expect(pids.filter(isAlive)).toEqual([]);
     expect(existsSync(path.join(folder, 'data/nodes/node-0'))).toBe(false);
     expect(await platform.describeNode('node-0')).toBeNull();
@@ -85,10 +88,26 @@ describe('the local platform agent', () => {
   test('a node removed without its data finds it again, at the same addresses', async () => {
     const before = await platform.ensureNode('node-0');
     await query(before.database, 'CREATE TABLE kept AS SELECT 7 AS seven');
-    await platform.removeNode('node-0', { deleteData: false });
+    await platform.removeNode('node-0', { deleteData: false, left });
     expect(await platform.listNodes()).toEqual([{ node: 'node-0', condition: 'absent' }]);
     expect(await platform.ensureNode('node-0')).toEqual(before);
     expect(await query(before.database, 'SELECT seven FROM kept')).toEqual([{ seven: 7 }]);
+  });
+
+  test('the last look comes between backend and database: what it finds keeps the database, and the node can come back', async () => {
+    const before = await platform.ensureNode('node-0');
+    const backend = backendPid('node-0');
+    const lastLook = async (database: NodeEndpoints['database']): Promise<void> => {
+      expect(isAlive(backend)).toBe(false);
+      expect(await query(database, 'SELECT 1 AS one')).toEqual([{ one: 1 }]);
+      throw new Error('a job is left');
+    };
+    await expect(platform.removeNode('node-0', { deleteData: true, left, lastLook })).rejects.toThrow('a job is left');
+    expect(await query(before.database, 'SELECT 1 AS one')).toEqual([{ one: 1 }]);
+    expect(await platform.ensureNode('node-0')).toEqual(before);
+    expect(backendPid('node-0')).not.toBe(backend);
+    await platform.removeNode('node-0', { deleteData: true, left, lastLook: async () => undefined });
+    expect(await platform.describeNode('node-0')).toBeNull();
   });
 
   test.each(['backend', 'postgres'] as const)(

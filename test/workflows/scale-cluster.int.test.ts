@@ -71,6 +71,38 @@ describe('a scale operation', () => {
       await isLeftInOrder(world);
     }));
 
+  test('with deleteVolumes the data of nodes that leave is deleted; else it is kept', () =>
+    harness.run(4, async ({ world, scale }) => {
+      await scale(3);
+      await scale(2, { deleteVolumes: true });
+      expect(world.removedPods).toEqual(['node-3', 'node-2, data deleted']);
+    }));
+
+  test('a node that comes back with pending jobs in its database does not join; emptied, it does', () =>
+    harness.run(2, async ({ world, start, shows }) => {
+      world.pendingJobs.set('node-2', 5);
+      const operation = await start({ targetNodes: 3 });
+      const blocked = await shows(operation, 'blocked', ({ state }) => state === 'blocked');
+      expect(blocked.blockedOn).toMatchObject({ code: 'NODE_HAS_JOBS', phase: 'add nodes' });
+      expect(blocked.blockedOn?.message).toContain('holds 5 pending jobs from an earlier life');
+      expect(await world.types()).not.toContain('node joined');
+      world.pendingJobs.delete('node-2');
+      await operation.executeUpdate(resumeUpdate, { args: [{}] });
+      expect(await operation.result()).toMatchObject({ state: 'completed', partitionsMoved: 5 });
+      await isLeftInOrder(world);
+    }));
+
+  test('nodes that somebody added by hand above the one that leaves are removed first, their data kept, and it is told', () =>
+    harness.run(3, async ({ world, scale }) => {
+      world.pods.add('node-3').add('node-4');
+      const ended = await scale(2, { deleteVolumes: true });
+      expect(world.removedPods).toEqual(['node-4', 'node-3', 'node-2, data deleted']);
+      expect(ended.notes).toEqual([
+        'node-4, node-3 had been added by hand and were no members: removed, their volumes kept',
+      ]);
+      await isLeftInOrder(world);
+    }));
+
   test('scales down: the highest ordinals are emptied, verified empty, and removed', () =>
     harness.run(4, async ({ world, scale }) => {
       const ended = await scale(2);
@@ -205,6 +237,47 @@ describe('a bad input ends with one code, and nothing has changed', () => {
       await expect(start({ targetNodes: 4 })).rejects.toMatchObject({ name: 'WorkflowExecutionAlreadyStartedError' });
       gate.open();
       await first.result();
+    }));
+});
+
+describe('a cluster without a ring', () => {
+  const create = { partitionCount: 16 };
+
+  test('is refused, unless the input says how to make one', () =>
+    harness.run(0, async ({ start }) => {
+      expect((await failureOf(await start({ targetNodes: 2 }))).type).toBe('CLUSTER_UNKNOWN');
+    }));
+
+  test('gets one with all its nodes; asked again there is nothing to do', () =>
+    harness.run(0, async ({ world, scale }) => {
+      const made = await scale(3, { create });
+      expect(made).toMatchObject({ state: 'completed', to: 3, nodesAdded: ['node-0', 'node-1', 'node-2'], moves: [] });
+      expect(made.notes).toEqual(['the ring was made: 16 partitions, 3 nodes']);
+      expect(await world.types()).toEqual(['ring made']);
+      expect(await world.sizes()).toEqual({ 'node-0': 6, 'node-1': 5, 'node-2': 5 });
+      await isLeftInOrder(world);
+      expect((await scale(3, { create })).state).toBe('nothing to do');
+    }));
+
+  test('gets none of nodes that hold jobs: they would count as moved', () =>
+    harness.run(0, async ({ world, start, shows }) => {
+      world.pendingJobs.set('node-1', 3);
+      const operation = await start({ targetNodes: 2, create });
+      const blocked = await shows(operation, 'blocked', ({ state }) => state === 'blocked');
+      expect(blocked.blockedOn).toMatchObject({ code: 'NODE_HAS_JOBS', phase: 'make ring' });
+      expect(await world.types()).toEqual([]);
+      await operation.executeUpdate(cancelUpdate, { args: [{}] });
+      expect((await operation.result()).state).toBe('cancelled');
+      expect(await world.types()).toEqual([]);
+    }));
+
+  test('of fewer partitions than nodes, or a number that is no power of two, is refused', () =>
+    harness.run(0, async ({ world, start }) => {
+      expect((await failureOf(await start({ targetNodes: 17, create }))).type).toBe('TARGET_NODES_INVALID');
+      expect((await failureOf(await start({ targetNodes: 2, create: { partitionCount: 12 } }))).type).toBe(
+        'INPUT_INVALID',
+      );
+      expect(await world.types()).toEqual([]);
     }));
 });
 
@@ -393,15 +466,15 @@ describe('cancel', () => {
       await isLeftInOrder(world);
     }));
 
-  test('while nodes start: they are removed again, and their data is left where it was', () =>
+  test('while nodes start: they are removed again, and their data is left where it was, whatever was asked', () =>
     harness.run(2, async ({ world, start }) => {
       world.pods.add('node-2');
       const gate = world.gate('ensureNode');
-      const operation = await start({ targetNodes: 3 });
+      const operation = await start({ targetNodes: 3, deleteVolumes: true });
       await gate.arrived;
       await operation.executeUpdate(cancelUpdate, { args: [{}] });
       expect((await operation.result()).state).toBe('cancelled');
-      expect(world.removedPods).toEqual(['node-2, data kept']);
+      expect(world.removedPods).toEqual(['node-2']);
       await isLeftInOrder(world);
     }));
 });

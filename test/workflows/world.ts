@@ -10,6 +10,7 @@ import { createRingActivities } from '../../activities/ring.ts';
 import type { AllActivities, CutOverResult, MoveActivityInput } from '../../activities/types.ts';
 import { createVerifyActivities } from '../../activities/verify.ts';
 import type { NodeControl, NodeStatus } from '../../dataplane/contract.ts';
+import { CodedError } from '../../kit/errors.ts';
 import { createLog } from '../../kit/log.ts';
 import type { RingCommand } from '../../ring/decide.ts';
 import type { NodeFacts, RingEvent } from '../../ring/events.ts';
@@ -21,6 +22,9 @@ import { decideAndAppend, readRing } from '../../ringstore/ringstore.ts';
 export const factsOf = (node: string): NodeFacts => ({ node, databaseId: `db-${node}`, url: `http://${node}.test` });
 export const refusal = (type: string, message = `${type} in a test`): ApplicationFailure =>
   ApplicationFailure.create({ type, message, nonRetryable: true });
+
+const ordinalOf = (node: string): number => Number(/\d+$/.exec(node)![0]);
+const byOrdinal = (a: string, b: string): number => ordinalOf(a) - ordinalOf(b);
 
 const log = createLog('test');
 log.level = 'silent';
@@ -117,11 +121,19 @@ export class World {
             database: { host: '', port: 0, user: '', password: '', database: '' },
           };
         },
+        // As Kubernetes does: the highest ordinal goes first, or nothing does.
         removeNode: async (node: string, { deleteData }: { deleteData: boolean }) => {
-          if (this.pods.delete(node)) this.removedPods.push(deleteData ? node : `${node}, data kept`);
+          const above = [...this.pods]
+            .filter((other) => ordinalOf(other) > ordinalOf(node))
+            .sort(byOrdinal)
+            .reverse();
+          if (above.length > 0)
+            throw new CodedError('REPLICAS_CHANGED', `${above.length} nodes lie above ${node}`, { above });
+          if (this.pods.delete(node)) this.removedPods.push(deleteData ? `${node}, data deleted` : node);
         },
       },
       endpointsOf: async () => Promise.reject(new Error('not in these tests')),
+      assertNothingPending: async () => undefined, // played by `pendingJobs`, as the node's own status tells it
       controlOf: async (node: string) => ({ status: () => this.#status(node) }) as unknown as NodeControl,
       holders: { endOf: (holder: Parameters<Holders['endOf']>[0]) => this.holders.endOf(holder) },
       actor: 'worker@test',

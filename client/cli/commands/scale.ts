@@ -12,6 +12,7 @@ export interface ScaleOptions {
   readonly dryRun?: boolean;
   readonly planHash?: string;
   readonly wait?: boolean;
+  readonly deleteVolumes?: boolean;
 }
 
 export async function plan(context: Context, options: { readonly to: number }): Promise<ExitCode> {
@@ -39,6 +40,7 @@ async function start(context: Context, options: ScaleOptions): Promise<ExitCode>
     reason: context.options.reason,
     planHash: options.planHash,
     actor: terminal.surroundings.user,
+    ...(options.deleteVolumes ? { deleteVolumes: true } : {}),
   };
   const answer = await context.api.postUntilAnswered<OperationAnswer>(context.path('operations'), {
     body,
