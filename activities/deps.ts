@@ -25,6 +25,8 @@ export const activityLimits: ActivityLimits = {
 };
 
 export interface ActivityDeps {
+  /** Set where the platform below is one cluster's only: what is asked for another is refused (WORKER_OTHER_CLUSTER) before anything is looked at. */
+  readonly onlyCluster?: string;
   readonly ringStore: RingStore;
   readonly platform: Pick<Platform, 'ensureNode' | 'removeNode'>;
   /** Throws where the node is not wanted by the platform. */

@@ -7,6 +7,7 @@ import { RingRefusal } from '../ring/decide.ts';
 /** A person, or another try of the move, has to change something first: asking again gives the same answer. */
 const PERMANENT: ReadonlySet<string> = new Set([
   'CONFIG_INVALID',
+  'WORKER_OTHER_CLUSTER',
   // ring store
   'RING_STORE_TOO_NEW',
   'RING_STORE_NOT_MIGRATED',
@@ -26,6 +27,7 @@ const PERMANENT: ReadonlySet<string> = new Set([
   'POD_NOT_READY',
   'REPLICAS_CHANGED',
   'REPLICAS_LOWERED',
+  'REPLICAS_RAISED',
   'STATEFULSET_DELETING',
   'STATEFULSET_ROLLING',
   'STATEFULSET_STRATEGY',

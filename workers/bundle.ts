@@ -1,4 +1,5 @@
 /** The workflows as one file of code, which is what a worker runs. Takes 1.6 s of one core: not worth a cache that could be stale. */
+import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { bundleWorkflowCode, type WorkflowBundleWithSourceMap } from '@temporalio/worker';
 
@@ -7,7 +8,8 @@ const quiet = { log: nothing, trace: nothing, debug: nothing, info: nothing, war
 
 export async function bundleWorkflows(): Promise<WorkflowBundleWithSourceMap> {
   return bundleWorkflowCode({
-    workflowsPath: fileURLToPath(new URL('../workflows/index.ts', import.meta.url)),
+    // As this file is: .ts here, .js in a container image.
+    workflowsPath: fileURLToPath(new URL(`../workflows/index${path.extname(import.meta.url)}`, import.meta.url)),
     logger: quiet,
   });
 }

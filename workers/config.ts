@@ -31,7 +31,12 @@ const workerEnvironment = z.discriminatedUnion(
       RINGMASTER_AGENT_TOKEN: z.string('must be the platform agent’s token').min(1),
     }),
     /** The rest is read by platform/kubernetes/config.ts. */
-    common.extend({ RINGMASTER_PLATFORM: z.literal('kubernetes') }),
+    common.extend({
+      RINGMASTER_PLATFORM: z.literal('kubernetes'),
+      RINGMASTER_CLUSTER: z
+        .string('must be the cluster’s id')
+        .regex(/^[a-z0-9-]{1,40}$/, 'must be 1 to 40 of a-z, 0-9 and -'),
+    }),
   ],
   'must be local or kubernetes',
 );

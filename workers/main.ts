@@ -62,6 +62,7 @@ try {
     identity,
     workflowBundle,
     activities: createActivities({
+      ...(config.RINGMASTER_PLATFORM === 'kubernetes' ? { onlyCluster: config.RINGMASTER_CLUSTER } : {}),
       ringStore,
       platform,
       endpointsOf,

@@ -43,6 +43,10 @@ export const RULES = {
   },
   client: { ours: ['workflows/messages.ts', 'ring/', 'kit/'], packages: null },
   api: { ours: ['client/', 'ring/', 'ringstore/', 'jobsdb/', 'dataplane/', 'platform/', 'kit/'], packages: null },
+  operator: {
+    ours: ['client/', 'workflows/messages.ts', 'ring/', 'ringstore/', 'dataplane/', 'platform/', 'kit/'],
+    packages: null,
+  },
   ringstore: { ours: ['ring/', 'kit/'], packages: null },
   jobsdb: { ours: ['ring/', 'kit/'], packages: null },
   dataplane: { ours: ['jobsdb/', 'ring/', 'ringstore/', 'platform/', 'kit/'], packages: null },

@@ -23,6 +23,7 @@ const FOLDERS = [
     'jobsdb',
     'kit',
     'node',
+    'operator',
     'platform',
     'ring',
     'ringstore',

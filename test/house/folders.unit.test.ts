@@ -55,6 +55,14 @@ const PLANTED: Record<string, { refused: string[]; allowed: string[] }> = {
     ],
     allowed: ["import { progressQuery } from '../workflows/messages.ts';"],
   },
+  operator: {
+    refused: [
+      "import { startKubelet } from '../test/kube/kubelet.ts';",
+      "import { createPodActivities } from '../activities/pods.ts';",
+      "import { x } from '../api/server.ts';",
+    ],
+    allowed: ["import { createOperationsClient } from '../client/operations.ts';"],
+  },
   api: {
     refused: ["import { x } from '../workers/main.ts';"],
     allowed: ["import { createClient } from '../client/client.ts';"],
