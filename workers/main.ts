@@ -46,7 +46,11 @@ const startedAt = performance.now();
 const [connection, workflowBundle] = await Promise.all([
   NativeConnection.connect(connectionOptions(config)),
   bundleWorkflows(),
-]);
+]).catch((error: unknown) => {
+  // Whoever starts us starts us again: Temporal may be on its way.
+  log.fatal({ temporal: config.TEMPORAL_ADDRESS, error: describeError(error) }, 'worker cannot start');
+  process.exit(1);
+});
 const ringStore = createPostgresRingStore({
   connectionString: config.RINGMASTER_RINGSTORE_URL,
   applicationName: 'ringmaster worker',
