@@ -6,6 +6,7 @@ import { parseConfig } from '../kit/config.ts';
 import { describeError } from '../kit/errors.ts';
 import { createLog } from '../kit/log.ts';
 import { endWithParent, onStopSignal } from '../kit/parent.ts';
+import { onceUp } from '../kit/starting.ts';
 import { createPostgresRingStore, migrateRingStore } from '../ringstore/postgres.ts';
 import { createApi } from './server.ts';
 
@@ -27,7 +28,7 @@ const log = createLog('api');
 async function main(): Promise<void> {
   const config = parseConfig(variables, process.env);
   const temporalConfig = parseTemporalConfig(process.env);
-  await migrateRingStore(config.RINGMASTER_RINGSTORE_URL);
+  await onceUp('the ring store', log, () => migrateRingStore(config.RINGMASTER_RINGSTORE_URL));
   const store = createPostgresRingStore({
     connectionString: config.RINGMASTER_RINGSTORE_URL,
     applicationName: 'ringmaster api',

@@ -2,6 +2,7 @@
 import { describeError } from '../kit/errors.ts';
 import { createLog } from '../kit/log.ts';
 import { endWithParent } from '../kit/parent.ts';
+import { onceUp } from '../kit/starting.ts';
 import { createPostgresRingStore } from '../ringstore/postgres.ts';
 import { type NodeConfig, readNodeConfig } from './config.ts';
 import { type RunningNode, startNode } from './node.ts';
@@ -14,11 +15,8 @@ const EXIT_SUPERSEDED = 3;
 const END_SLACK_MS = 8_000;
 
 async function run(config: NodeConfig): Promise<void> {
-  const session = await openSession({
-    node: config.node,
-    clusterId: config.clusterId,
-    databaseUrl: config.databaseUrl,
-  });
+  const { node, clusterId, databaseUrl } = config;
+  const session = await onceUp('the database', log, () => openSession({ node, clusterId, databaseUrl }));
   const ringStore = createPostgresRingStore({
     connectionString: config.ringStoreUrl,
     applicationName: 'ringmaster node',

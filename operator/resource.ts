@@ -3,6 +3,7 @@
  * only where a wrong value would do harm.
  */
 import { createHash } from 'node:crypto';
+import { PARTITION_COUNT_DEFAULT } from '../ring/partition.ts';
 
 export const RING_CLUSTER = {
   group: 'ringmaster.dev',
@@ -26,8 +27,6 @@ export const labels = {
   leftAt: 'ringmaster.dev/left-at',
 } as const;
 
-/** As the schema has them, for a resource that was written before its defaults. */
-const PARTITION_COUNT_DEFAULT = 64;
 /** API and command allow as much. */
 const REASON_LENGTH_MAX = 500;
 
@@ -127,6 +126,7 @@ export function wishOf({ metadata, status }: RingCluster): Wish {
 /** Who starts operations for this resource: how they are known again. */
 export const actorOf = ({ metadata }: RingCluster): string => `ringcluster/${metadata.namespace}/${metadata.name}`;
 
+/** As the schema has it, for a resource that was written before its defaults. */
 export const partitionCountOf = (spec: RingClusterSpec): number => spec.partitionCount ?? PARTITION_COUNT_DEFAULT;
 
 export const selectorOf = (clusterId: string): string => `${labels.cluster}=${clusterId},${labels.component}=backend`;

@@ -4,23 +4,25 @@ import { spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { ensureDependencies, PROJECT, projectNode } from './lib/dependencies.mjs';
+import { ensureKubeTools } from './lib/kube-tools.mjs';
 import { messageOf, Plain, say } from './lib/say.mjs';
 import { ensureTemporalCli } from './lib/temporal-cli.mjs';
 
-/** @typedef {{ entry: string, args?: string[], temporal?: boolean }} Command */
+/** `kube`: whether it needs the Kubernetes binaries, or only does more with them. @typedef {{ entry: string, args?: string[], temporal?: boolean, kube?: 'optional' | ((args: string[]) => boolean) }} Command */
 /** @type {Record<string, Command>} */
 const COMMANDS = {
-  demo: { entry: 'dev/demo/main.ts', temporal: true },
+  demo: { entry: 'dev/demo/main.ts', temporal: true, kube: asksKubernetes },
   start: { entry: 'dev/start.ts', temporal: true },
   bench: { entry: 'bench/main.ts', temporal: true },
   chaos: { entry: 'dev/chaos/main.ts', temporal: true },
   ringmaster: { entry: 'client/cli/main.ts' },
-  test: { entry: 'scripts/test.mjs', args: ['ordinary'], temporal: true },
-  'test:long': { entry: 'scripts/test.mjs', args: ['long'], temporal: true },
+  test: { entry: 'scripts/test.mjs', args: ['ordinary'], temporal: true, kube: 'optional' },
+  'test:long': { entry: 'scripts/test.mjs', args: ['long'], temporal: true, kube: 'optional' },
   'test:mutants': { entry: 'test/mutants/main.ts', temporal: true },
   lint: { entry: 'scripts/lint.mjs' },
   typecheck: { entry: 'scripts/typecheck.mjs' },
   format: { entry: 'scripts/format.mjs' },
+  build: { entry: 'scripts/build.mjs' },
 };
 const PARENT_WATCH_MS = 1000;
 const EXIT_USAGE = 2;
@@ -44,6 +46,10 @@ try {
   await ensureDependencies();
   const asksHelp = args.includes('--help') || args.includes('-h');
   if (command.temporal && !asksHelp) process.env['RINGMASTER_TEMPORAL_CLI'] = await ensureTemporalCli();
+  if (command.kube && !asksHelp && (command.kube === 'optional' || command.kube(args))) {
+    const folder = await ensureKubeTools({ needed: command.kube !== 'optional' });
+    if (folder) process.env['RINGMASTER_KUBE_TOOLS'] = folder;
+  }
   process.exitCode = await run(path.join(PROJECT, command.entry), [...(command.args ?? []), ...args]);
 } catch (err) {
   say(
@@ -52,6 +58,18 @@ try {
       : `ringmaster: ${err instanceof Error && err.stack ? err.stack : messageOf(err)}`,
   );
   process.exitCode = err instanceof Plain ? err.exitCode : 1;
+}
+
+/**
+ * The last one counts, as for the program itself.
+ * @param {string[]} args
+ */
+function asksKubernetes(args) {
+  const values = args.flatMap((arg, index) => {
+    if (arg === '--platform') return [args[index + 1]];
+    return arg.startsWith('--platform=') ? [arg.slice('--platform='.length)] : [];
+  });
+  return values.at(-1) === 'kubernetes';
 }
 
 /**

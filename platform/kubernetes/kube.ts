@@ -289,6 +289,8 @@ function ofAnswer(status: number, body: StatusBody, doing: Doing, what: string, 
     const [, user, verb = doing.verb, resource = doing.resource, group = ''] = missing ?? [];
     return forbidden({ user: user ?? null, verb, resource, group, namespace: missing?.[5] ?? namespace });
   }
+  // An API server that has just started may not know yet what a policy's parameters are. That there are none of them is another matter, and stays.
+  if (/failed to configure policy/.test(said)) return new KubeWeather(`${what}: ${said}`, status);
   if (status === 400 || status === 403 || status === 422)
     return new CodedError('KUBE_REFUSED', `the API server refuses to ${what}: ${said || status}`, { status, ...doing });
   return new KubeWeather(`${what}: the API server answers ${status}${said ? ` (${said})` : ''}`, status);

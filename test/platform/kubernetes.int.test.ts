@@ -29,6 +29,10 @@ const WITHIN = { deadlineMs: 20_000 };
 
 type Opened = Platform & { close(): Promise<void> };
 
+/** As an API server of 1.34 says it in its first seconds. */
+const POLICY_NOT_YET =
+  "policy 'shrink' denied request: failed to configure policy: failed to find resource referenced by paramKind: 'ringmaster.dev/v1alpha1, Kind=RingCluster'";
+
 describe.skipIf(missing)('the Kubernetes platform', () => {
   let plane: ControlPlane;
   let hand: Hand;
@@ -599,7 +603,8 @@ describe.skipIf(missing)('the Kubernetes platform', () => {
         const status = answer(request, response);
         if (status !== null) {
           response.writeHead(status, { 'content-type': 'application/json' });
-          response.end(JSON.stringify({ kind: 'Status', code: status, message: 'by the test' }));
+          const message = status === 422 ? POLICY_NOT_YET : 'by the test';
+          response.end(JSON.stringify({ kind: 'Status', code: status, message }));
           return;
         }
         const { method, headers } = request;
@@ -662,12 +667,15 @@ describe.skipIf(missing)('the Kubernetes platform', () => {
       }
     });
 
-    test('outside of a wait it is thrown as weather, without a code', async () => {
+    test.each([
+      [429, 'too many requests'],
+      [422, 'a policy whose parameters an API server that has just started does not know yet'],
+    ])('outside of a wait %i, %s, is thrown as weather, without a code', async (refusal) => {
       await hand.makeSets();
-      const { file, close } = await proxy(() => 429);
+      const { file, close } = await proxy(() => refusal);
       try {
         const platform = await open({ KUBECONFIG: file });
-        await expect(platform.ensureNode('node-1')).rejects.toMatchObject({ name: 'KubeWeather', status: 429 });
+        await expect(platform.ensureNode('node-1')).rejects.toMatchObject({ name: 'KubeWeather', status: refusal });
       } finally {
         await close();
       }
