@@ -8,7 +8,6 @@ import { mkdirSync } from 'node:fs';
 import { readFile, rename, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { fetch } from 'undici';
 import { createNodeControl } from '../dataplane/reference/control-client.ts';
 import { createLocalPlatform } from '../platform/local/client.ts';
 import { makeEnterable } from '../platform/local/places.ts';
@@ -17,8 +16,10 @@ import { type PostgresServer, startPostgres } from '../platform/local/postgres-s
 import type { NodeFacts } from '../ring/events.ts';
 import { nodeNames } from '../ring/plan.ts';
 import { createPostgresRingStore, migrateRingStore } from '../ringstore/postgres.ts';
-import { decideAndAppend, type RingStore, readRing } from '../ringstore/ringstore.ts';
-import { startTemporal, type Temporal } from './embedded/temporal.ts';
+import { decideAndAppend, readRing } from '../ringstore/ringstore.ts';
+import { answers, type Cluster, type Hit, type LogFiles, type Victim, wellAgain } from './cluster.ts';
+import { startOperation } from './demo/operations.ts';
+import { startTemporal } from './embedded/temporal.ts';
 import { type Supervised, supervise } from './supervise.ts';
 
 export interface StackOptions {
@@ -44,21 +45,14 @@ export interface StackOptions {
   readonly onStep?: (step: string) => void;
 }
 
-export interface Stack {
-  readonly clusterId: string;
+export interface Stack extends Cluster {
   readonly dataFolder: string;
-  readonly writeKey: string;
-  readonly routerUrls: readonly string[];
-  readonly api: { readonly url: string; readonly token: string };
-  readonly temporal: Temporal;
-  readonly ringStore: RingStore;
   readonly ringStoreServer: PostgresServer;
   readonly platform: ReturnType<typeof createLocalPlatform>;
   readonly worker: Supervised;
   readonly routers: readonly Supervised[];
   readonly apiProcess: Supervised;
-  logFiles(): { nodes: string[]; routers: string[]; worker: string; api: string };
-  stop(): Promise<void>;
+  logFiles(): LogFiles & { readonly worker: string; readonly api: string };
 }
 
 interface Secrets {
@@ -171,12 +165,13 @@ export async function startStack(options: StackOptions): Promise<Stack> {
     }
     await all([worker, apiProcess, ...routers].map((process) => process.ready()));
 
+    const api = { url: apiUrl, token: secrets.apiToken };
     return {
       clusterId,
       dataFolder,
       writeKey: secrets.writeKey,
       routerUrls,
-      api: { url: apiUrl, token: secrets.apiToken },
+      api,
       temporal,
       ringStore,
       ringStoreServer,
@@ -184,6 +179,19 @@ export async function startStack(options: StackOptions): Promise<Stack> {
       worker,
       routers,
       apiProcess,
+      scale: (targetNodes, { onCommand, ...how }) => {
+        onCommand?.(`POST ${apiUrl}/v1/clusters/${clusterId}/operations {"targetNodes":${targetNodes}}`);
+        return startOperation(api, clusterId, targetNodes, how);
+      },
+      victims: async () => {
+        const nodes = (await platform.listNodes()).filter(({ condition }) => condition === 'running');
+        const parts = nodes.flatMap(({ node }): Victim[] => [
+          { part: 'backend', name: node, node },
+          { part: 'postgresql', name: node, node },
+        ]);
+        return [...parts, { part: 'worker', name: worker.name, node: null }];
+      },
+      hit: (victim, _blow, signal) => hit(victim, { platform, worker }, signal),
       logFiles: () => ({
         // Nodes that were removed meanwhile left their logs: the report reads them too.
         nodes: nodeNames(64).map((node) => path.join(agent.logs, `${node}.log`)),
@@ -265,17 +273,36 @@ async function factsOf(platform: Stack['platform'], node: string): Promise<NodeF
   }
 }
 
-async function answers(url: string, token?: string): Promise<boolean> {
-  try {
-    const response = await fetch(url, {
-      headers: token ? { authorization: `Bearer ${token}` } : {},
-      signal: AbortSignal.timeout(2_000),
-    });
-    await response.body?.cancel();
-    return response.ok;
-  } catch {
-    return false;
+/** A process of this machine knows one way to be killed, whatever `blow` says. Needs `faults`. */
+async function hit(
+  victim: Victim,
+  { platform, worker }: Pick<Stack, 'platform' | 'worker'>,
+  signal: AbortSignal,
+): Promise<Hit | null> {
+  const { part, node } = victim;
+  if (part === 'worker' || node === null) {
+    const before = worker.restarts;
+    worker.kill('SIGKILL');
+    const did = `SIGKILL of the ${worker.name}`;
+    return {
+      kind: 'worker',
+      did,
+      restarted: wellAgain(async () => (worker.restarts > before && worker.pid ? 'well' : 'unwell'), signal),
+    };
   }
+  const what = part === 'backend' ? 'backend' : 'postgres';
+  const endpoints = await platform.describeNode(node);
+  if (!endpoints) return null;
+  await platform.kill(node, what, 'SIGKILL');
+  const state = async (): Promise<'well' | 'unwell' | 'gone'> => {
+    if (await answers(`${endpoints.url}/health`)) return 'well';
+    return (await platform.describeNode(node)) === null ? 'gone' : 'unwell';
+  };
+  return {
+    kind: part === 'backend' ? 'node' : 'postgres',
+    did: `SIGKILL of ${node}'s ${what}`,
+    restarted: wellAgain(state, signal),
+  };
 }
 
 async function ownSecrets(file: string): Promise<Secrets> {

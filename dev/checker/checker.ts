@@ -35,11 +35,13 @@ export interface Delivery {
 }
 
 export interface Fault {
-  /** Such as `node`, `postgres`, `worker`. */
+  /** Such as `node`, `postgres`, `worker`, `pod`. */
   readonly kind: string;
   readonly at: number;
-  /** What was hit, such as a node's name. */
+  /** What was hit, such as a node's or a pod's name. */
   readonly target: string;
+  /** The node whose deliveries it hit, where `target` is another name; null: no node's. */
+  readonly node?: string | null;
   /** When it served again; absent: not seen. */
   readonly restartedAt?: number | null;
 }
@@ -200,8 +202,9 @@ function findReordered(
 
 function isExplained(earlier: Delivery, faults: readonly Fault[]): boolean {
   return faults.some((fault) => {
-    if (!nodeFaults.has(fault.kind)) return false;
-    if (earlier.node && earlier.node !== fault.target) return false; // where the receiver was not told by whom, any node's fault may be it
+    const node = fault.node === undefined ? fault.target : fault.node;
+    if (!nodeFaults.has(fault.kind) || node === null) return false;
+    if (earlier.node && earlier.node !== node) return false; // where the receiver was not told by whom, any node's fault may be it
     return (
       earlier.startedAt >= fault.at - EXPLAINED_BEFORE_FAULT_MS &&
       earlier.startedAt <= Math.max(fault.at, fault.restartedAt ?? fault.at)

@@ -1,6 +1,6 @@
-/** Starting an operation by the HTTP API and watching it to its end. */
+/** Starting an operation by the HTTP API, finding one that something else has started, and watching it to its end. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { ApiError, OperationAnswer } from '../../client/api-types.ts';
+import type { ApiError, OperationAnswer, OperationsAnswer } from '../../client/api-types.ts';
 import { CodedError } from '../../kit/errors.ts';
 import type { OperationProgress } from '../../workflows/messages.ts';
 
@@ -16,34 +16,66 @@ const SILENCE_MAX_MS = 60_000;
 const BLOCKED_MAX_MS = 60_000;
 const ended = new Set<OperationProgress['state']>(['completed', 'cancelled', 'failed', 'nothing to do']);
 
+interface Watching {
+  readonly signal: AbortSignal;
+  readonly onProgress: (progress: OperationProgress) => void;
+}
+
 /** Scales to `targetNodes` and returns the last progress; null where there was nothing to do. Throws what the API refuses with, and OPERATION_BLOCKED. */
 export async function runOperation(
   api: Api,
   clusterId: string,
   targetNodes: number,
-  options: {
-    readonly reason: string;
-    readonly signal: AbortSignal;
-    readonly onProgress: (progress: OperationProgress) => void;
-  },
+  options: Watching & { readonly reason: string },
 ): Promise<OperationProgress | null> {
-  const path = `/v1/clusters/${clusterId}/operations`;
-  const started = await ask<OperationAnswer>(api, path, options.signal, { targetNodes, reason: options.reason });
-  if (started.result !== 'started') return null;
+  const operationId = await startOperation(api, clusterId, targetNodes, options);
+  return operationId === null ? null : watchOperation(api, clusterId, operationId, options);
+}
+
+/** Its id; null where there was nothing to do. */
+export async function startOperation(
+  api: Api,
+  clusterId: string,
+  targetNodes: number,
+  options: { readonly reason: string; readonly signal: AbortSignal },
+): Promise<string | null> {
+  const started = await ask<OperationAnswer>(api, pathOf(clusterId), options.signal, {
+    targetNodes,
+    reason: options.reason,
+  });
+  return started.result === 'started' ? started.operationId : null;
+}
+
+/** All that the cluster ever had, the newest first. */
+export async function listOperations(
+  api: Api,
+  clusterId: string,
+  signal: AbortSignal,
+): Promise<OperationsAnswer['operations']> {
+  return (await ask<OperationsAnswer>(api, `${pathOf(clusterId)}?limit=200`, signal)).operations;
+}
+
+/** Returns the last progress. Throws OPERATION_BLOCKED once it has been blocked for a while, as nobody is there to resolve it. */
+export async function watchOperation(
+  api: Api,
+  clusterId: string,
+  operationId: string,
+  { signal, onProgress }: Watching,
+): Promise<OperationProgress> {
   let heardAt = performance.now();
   let blockedSince: number | null = null;
   for (;;) {
-    await sleep(LOOK_EVERY_MS, null, { signal: options.signal });
+    await sleep(LOOK_EVERY_MS, null, { signal });
     const at = performance.now();
     let progress: OperationProgress;
     try {
-      progress = await ask<OperationProgress>(api, `${path}/${started.operationId}`, options.signal);
+      progress = await ask<OperationProgress>(api, `${pathOf(clusterId)}/${operationId}`, signal);
       heardAt = at;
     } catch (error) {
-      if (options.signal.aborted || at - heardAt > SILENCE_MAX_MS) throw error;
+      if (signal.aborted || at - heardAt > SILENCE_MAX_MS) throw error;
       continue;
     }
-    options.onProgress(progress);
+    onProgress(progress);
     if (ended.has(progress.state)) return progress;
     blockedSince = progress.state === 'blocked' ? (blockedSince ?? at) : null;
     if (blockedSince !== null && at - blockedSince > BLOCKED_MAX_MS) {
@@ -52,6 +84,19 @@ export async function runOperation(
     }
   }
 }
+
+/** `resume`, as a person would; returns the progress. */
+export function steerOperation(
+  api: Api,
+  clusterId: string,
+  operationId: string,
+  action: 'pause' | 'resume' | 'retry' | 'cancel',
+  options: { readonly reason: string; readonly signal: AbortSignal },
+): Promise<OperationProgress> {
+  return ask(api, `${pathOf(clusterId)}/${operationId}/${action}`, options.signal, { reason: options.reason });
+}
+
+const pathOf = (clusterId: string): string => `/v1/clusters/${clusterId}/operations`;
 
 async function ask<T>(api: Api, path: string, signal: AbortSignal, body?: unknown): Promise<T> {
   const answer = await fetch(api.url + path, {

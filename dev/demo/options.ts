@@ -18,6 +18,9 @@ export interface DemoOptions {
   /** Undefined: as slow as it takes for a backlog to be there. */
   readonly destinationMs?: number;
   readonly seed: number;
+  readonly platform: 'local' | 'kubernetes';
+  /** Pods, or processes of this machine, that are killed while partitions move. Undefined: none. */
+  readonly killPods?: number;
   /** Absolute. */
   readonly json?: string;
   readonly keep: boolean;
@@ -28,6 +31,8 @@ const NODES_MAX = 32;
 /** What two cores carry with everything else beside it (docs/limits.md). */
 const RATE_DEFAULT = 300;
 const RATE_MAX = 100_000;
+/** More, and an operation would not come to its moves between them. */
+export const KILLS_PER_OPERATION_MAX = 10;
 
 export type ParsedDemo =
   | { readonly kind: 'run'; readonly options: DemoOptions }
@@ -51,10 +56,9 @@ export function parseDemoOptions(args: readonly string[]): ParsedDemo {
     if (error.code === 'commander.helpDisplayed') return { kind: 'help', text: printed };
     throw usage(error.message.replace(/^error: /, '').replaceAll(/\s*\n\s*/g, ' '));
   }
-  const raw = command.opts() as DemoOptions & { platform: string; dataplane: string; killPods?: number };
-  if (raw.platform !== 'local') throw usage(`--platform ${raw.platform}: not built yet`);
-  if (raw.dataplane !== 'reference') throw usage(`--dataplane ${raw.dataplane}: not built yet`);
-  if (raw.killPods !== undefined) throw usage('--kill-pods: not built yet');
+  const { dataplane, ...raw } = command.opts() as DemoOptions & { dataplane: string };
+  if (dataplane !== 'reference') throw usage(`--dataplane ${dataplane}: not built yet`);
+  assertKillsFit(raw);
   const most = Math.max(raw.nodes, ...raw.to);
   if (most > raw.partitions)
     throw usage(`--partitions ${raw.partitions}: ${most} nodes cannot share fewer partitions than nodes`);
@@ -90,16 +94,38 @@ function demoCommand(): Command {
       whole('a whole number', 0, 2 ** 32 - 1),
       1,
     )
-    .addOption(new Option('--platform <name>', 'where nodes run').choices(['local', 'kubernetes']).default('local'))
+    .addOption(
+      new Option(
+        '--platform <name>',
+        'where nodes run: processes of this machine, or pods that the chart makes in a Kubernetes API server of its own',
+      )
+        .choices(['local', 'kubernetes'])
+        .default('local'),
+    )
     .addOption(
       new Option('--dataplane <kind>', 'kind of nodes')
         .choices(['reference', 'rudder-fenced', 'rudder-native'])
         .default('reference'),
     )
-    .option('--kill-pods <n>', 'pods to kill meanwhile', whole('a whole number', 1, 1_000))
+    .option(
+      '--kill-pods <n>',
+      `kill so many backends, PostgreSQL servers and workers while partitions move, in an order made from the seed: on Kubernetes pods, else processes (at most ${KILLS_PER_OPERATION_MAX} for each operation)`,
+      whole('a whole number', 1, Number.MAX_SAFE_INTEGER),
+    )
     .option('--json <file>', 'write the report there as one JSON object')
     .option('--keep', 'keep the data folder (it is kept anyway where the verdict is not valid)', false)
     .allowExcessArguments(false);
+}
+
+/** Kills come while partitions move, so only operations that move some count. */
+function assertKillsFit({ killPods, nodes, to }: DemoOptions): void {
+  if (killPods === undefined) return;
+  const moving = to.filter((size, nth) => size !== (to[nth - 1] ?? nodes)).length;
+  const most = moving * KILLS_PER_OPERATION_MAX;
+  if (killPods > most)
+    throw usage(
+      `--kill-pods ${killPods}: at most ${most}, ${KILLS_PER_OPERATION_MAX} for each size of --to that is a change`,
+    );
 }
 
 function sizes(text: string): number[] {

@@ -28,12 +28,24 @@ export interface OperationReport {
   readonly deliveryPauseMs: Quantiles;
 }
 
+export interface FaultReport {
+  /** `pod` on Kubernetes; `node`, `postgres` or `worker` on this machine. */
+  readonly kind: string;
+  /** ISO 8601. */
+  readonly at: string;
+  readonly target: string;
+  /** Whose deliveries may repeat because of it; null: no node's. */
+  readonly node: string | null;
+  /** ISO 8601; null: it was not seen to serve again. */
+  readonly restartedAt: string | null;
+}
+
 export interface DemoReport {
   readonly verdict: Verdict;
   readonly events: CheckResult['events'];
   readonly operations: readonly OperationReport[];
   readonly throughput: { readonly beforePerSecond: number; readonly duringPerSecond: number };
-  readonly faults: readonly Fault[];
+  readonly faults: readonly FaultReport[];
   /** The first few offending messageIds. */
   readonly samples: CheckResult['samples'];
 }
@@ -81,7 +93,13 @@ export function buildReport(input: ReportInput): DemoReport {
       beforePerSecond: perSecond(firsts, spans[0] ? [{ from: spans[0].from - BEFORE_MS, to: spans[0].from }] : []),
       duringPerSecond: perSecond(firsts, spans),
     },
-    faults: input.faults,
+    faults: input.faults.map(({ kind, at, target, node, restartedAt }) => ({
+      kind,
+      at: new Date(at).toISOString(),
+      target,
+      node: node === undefined ? target : node,
+      restartedAt: restartedAt ? new Date(restartedAt).toISOString() : null,
+    })),
     samples: input.check.samples,
   };
 }

@@ -8,11 +8,13 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { now } from '../../kit/log.ts';
 import type { OperationProgress } from '../../workflows/messages.ts';
 import { checkDelivery } from '../checker/checker.ts';
+import type { Cluster } from '../cluster.ts';
 import { type SinkProcess, startSinkProcess } from '../sink/process.ts';
-import { type Stack, startStack } from '../stack.ts';
+import { startStack } from '../stack.ts';
 import { type EventSource, fileSource, seededSource } from '../traffic/source.ts';
 import { startTraffic, type Traffic } from '../traffic/traffic.ts';
-import { runOperation } from './operations.ts';
+import { Killer, planKills } from './kills.ts';
+import { watchOperation } from './operations.ts';
 import type { DemoOptions } from './options.ts';
 import { BEFORE_MS, buildReport, type DemoReport, type LogLine } from './report.ts';
 import type { Screen } from './screen.ts';
@@ -40,7 +42,7 @@ export async function runDemo(
 ): Promise<DemoOutcome> {
   let source: EventSource | null = null;
   let sink: SinkProcess | null = null;
-  let stack: Stack | null = null;
+  let cluster: Cluster | null = null;
   let traffic: Traffic | null = null;
   let keep = true;
   try {
@@ -56,19 +58,29 @@ export async function runDemo(
       destinationMs: options.destinationMs ?? FIRST_MS,
       logFile: path.join(dataFolder, 'deliveries.ndjson'),
     });
-    stack = await startStack({
+    const onStep = (step: string): void => screen.say(`· ${step}`);
+    const wanted = {
       dataFolder: path.join(dataFolder, 'stack'),
       destinationUrl: `${sink.url}/events`,
       clusterId: CLUSTER,
       nodes: options.nodes,
       partitions: options.partitions,
-      onStep: (step) => screen.say(`· ${step}`),
-    });
+      onStep,
+    };
+    cluster =
+      options.platform === 'kubernetes'
+        ? await (await import('../kube/kube-stack.ts')).startKubeStack({
+            // only then: the Kubernetes client takes its time to load
+            ...wanted,
+            signal,
+            onProgress: (line) => screen.progress(`  ${line}`),
+          })
+        : await startStack({ ...wanted, faults: options.killPods !== undefined });
     signal.throwIfAborted();
     let failures = 0;
     traffic = startTraffic({
-      routerUrl: stack.routerUrls[0]!,
-      writeKey: stack.writeKey,
+      routerUrl: cluster.routerUrls[0]!,
+      writeKey: cluster.writeKey,
       source,
       rate: options.rate,
       seed: options.seed,
@@ -80,20 +92,23 @@ export async function runDemo(
     });
     const watch = new Watch(traffic, sink, options.destinationMs === undefined);
     screen.say(`· traffic: ${options.rate} events a second; first operation in ${BEFORE_MS / 1_000} s`);
+    const killer = new Killer(cluster, planKills(options.killPods ?? 0, options.to.length, options.seed), {
+      seed: options.seed,
+      signal,
+      say: (line) => screen.say(line),
+    });
     const operations: OperationProgress[] = [];
     let trouble: Error | null = null;
     let unfinished: OperationProgress | null = null;
     try {
       await watch.during(sleep(BEFORE_MS, null, { signal }), () => screen.progress(`  warming up · ${watch.line()}`));
       for (const targetNodes of options.to) {
+        killer.operationBegins();
         const progress = await watch.during(
-          runOperation(stack.api, CLUSTER, targetNodes, {
-            reason: `demo: scale to ${targetNodes}`,
-            signal,
-            onProgress: (seen) => {
-              unfinished = seen;
-              screen.progress(`  ${lineOf(seen)} · ${watch.line()}`);
-            },
+          scaleAndWatch(cluster, targetNodes, signal, screen, (seen) => {
+            unfinished = seen;
+            killer.look(seen);
+            screen.progress(`  ${lineOf(seen)} · ${watch.line()}`);
           }),
         );
         unfinished = null;
@@ -106,6 +121,8 @@ export async function runDemo(
             throw new Error(`operation ${progress.operationId} ended as ${progress.state}`);
         } else screen.say(`· ${targetNodes} nodes: nothing to do`);
       }
+      if (killer.missed > 0)
+        throw new Error(`${killer.missed} of ${options.killPods} were not killed: the operations were over too soon`);
       // The whole input at least once, where there is one.
       while (options.input && source.rounds === 0 && !traffic.failure) {
         await watch.during(sleep(500, null, { signal }), () =>
@@ -126,8 +143,9 @@ export async function runDemo(
 
     const received = await sink.deliveries();
     const { sent } = traffic;
-    const check = checkDelivery({ sent, received, faults: [], waitEnded: true });
-    const logs = stack.logFiles();
+    const faults = await killer.faults();
+    const check = checkDelivery({ sent, received, faults, waitEnded: true });
+    const logs = cluster.logFiles();
     const report = buildReport({
       operations,
       routers: await Promise.all(logs.routers.map(readLog)),
@@ -135,7 +153,7 @@ export async function runDemo(
       sent,
       received,
       check,
-      faults: [],
+      faults,
     });
     keep = options.keep || report.verdict !== 'valid' || trouble !== null;
     return { report, trouble, kept: keep ? dataFolder : null };
@@ -143,10 +161,28 @@ export async function runDemo(
     screen.say('· stopping');
     if (traffic) await Promise.race([traffic.stop(), sleep(1_000)]); // after Ctrl-C nobody waits for its last requests
     source?.close();
-    await stack?.stop();
+    await cluster?.stop();
     await sink?.stop();
     if (!keep || signal.aborted) await rm(dataFolder, { recursive: true, force: true });
   }
+}
+
+/** One operation, asked for as people do it on this platform; null where there was nothing to do. */
+async function scaleAndWatch(
+  cluster: Cluster,
+  targetNodes: number,
+  signal: AbortSignal,
+  screen: Screen,
+  onProgress: (progress: OperationProgress) => void,
+): Promise<OperationProgress | null> {
+  const operationId = await cluster.scale(targetNodes, {
+    reason: `demo: scale to ${targetNodes}`,
+    signal,
+    onCommand: (command) => screen.say(`$ ${command}`),
+  });
+  return operationId === null
+    ? null
+    : watchOperation(cluster.api, cluster.clusterId, operationId, { signal, onProgress });
 }
 
 /** Looks at traffic and sink now and then; makes the destination slower or quicker where that is ours to choose. */
@@ -234,7 +270,8 @@ async function nothingMissing(traffic: Traffic, sink: SinkProcess): Promise<bool
 
 function lineOf(progress: OperationProgress): string {
   const jobs = progress.moves.reduce((sum, move) => sum + move.jobsCopied, 0);
-  const phase = progress.phase ?? progress.state;
+  const { blockedOn } = progress;
+  const phase = blockedOn ? `blocked on ${blockedOn.code}: ${blockedOn.message}` : (progress.phase ?? progress.state);
   return `${progress.from} → ${progress.to} nodes · ${phase} · ${progress.partitionsMoved}/${progress.partitionsToMove} partitions, ${jobs} jobs copied`;
 }
 

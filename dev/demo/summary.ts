@@ -16,6 +16,9 @@ export function summarize(report: DemoReport): string {
     `  refused by receiver   ${n(events.aborted)}`,
     `  unknown               ${n(events.unknown)}`,
     `  errors that clients saw  ${n(events.clientErrors)}`,
+    ...(report.faults.length > 0
+      ? [`  killed meanwhile      ${report.faults.map((fault) => fault.target).join(', ')}`]
+      : []),
     ...(events.unsent > 0 ? [`  delivered, sent by nobody  ${n(events.unsent)}`] : []),
     '',
     ...table(report),

@@ -89,6 +89,16 @@ describe('hand-made logs', () => {
     expect(result.verdict).toBe(explained ? 'valid' : 'invalid');
   });
 
+  test("a pod's fault counts for its node, whatever the pod is called; one of no node explains nothing", () => {
+    const twice = [got('a0', 99_000, { node: 'node-0' }), got('a0', 110_000, { node: 'node-1' })];
+    const pod = (node: string | null) => [{ kind: 'pod', target: 'x-backend-0', node, at: 100_000 }];
+    expect(check([sent('a0', 1)], twice, pod('node-0')).verdict).toBe('valid');
+    expect(check([sent('a0', 1)], twice, pod('node-1')).verdict).toBe('invalid');
+    expect(check([sent('a0', 1)], twice, pod(null)).verdict).toBe('invalid');
+    const unnamed = twice.map((delivery) => ({ ...delivery, node: null }));
+    expect(check([sent('a0', 1)], unnamed, pod(null)).verdict).toBe('invalid');
+  });
+
   test('a fault of another node, or of a worker, explains nothing; of three deliveries the first two must be explained', () => {
     const twice = [got('a0', 99_000, { node: 'node-0' }), got('a0', 110_000, { node: 'node-0' })];
     expect(check([sent('a0', 1)], twice, [{ kind: 'node', target: 'node-1', at: 100_000 }]).verdict).toBe('invalid');

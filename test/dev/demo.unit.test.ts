@@ -1,10 +1,14 @@
 /** The demo's flags and its report; the demo itself is tested as a whole elsewhere. */
 import { describe, expect, test } from 'vitest';
 import { checkDelivery, type Delivery, type SentEvent } from '../../dev/checker/checker.ts';
+import type { Blow, Victim } from '../../dev/cluster.ts';
+import { wellAgain } from '../../dev/cluster.ts';
+import { Killer, planKills } from '../../dev/demo/kills.ts';
 import { parseDemoOptions } from '../../dev/demo/options.ts';
 import { buildReport, quantiles } from '../../dev/demo/report.ts';
 import { nextDelay } from '../../dev/demo/slowness.ts';
 import { summarize } from '../../dev/demo/summary.ts';
+import { now } from '../../kit/log.ts';
 import type { OperationProgress } from '../../workflows/messages.ts';
 
 describe('flags', () => {
@@ -17,7 +21,7 @@ describe('flags', () => {
 
   test('all of them', () => {
     const args =
-      '--nodes 1 --to 4,2,3 --partitions 128 --input test/data/wikipedia-edits-sample.ndjson.gz --user-field user --events 10 --rate 50 --destination-ms 7 --seed 3 --json report.json --platform local --dataplane reference';
+      '--nodes 1 --to 4,2,3 --partitions 128 --input test/data/wikipedia-edits-sample.ndjson.gz --user-field user --events 10 --rate 50 --destination-ms 7 --seed 3 --json report.json --platform kubernetes --kill-pods 4 --dataplane reference';
     expect(parseDemoOptions(args.split(' '))).toMatchObject({
       options: {
         nodes: 1,
@@ -27,6 +31,8 @@ describe('flags', () => {
         rate: 50,
         destinationMs: 7,
         seed: 3,
+        platform: 'kubernetes',
+        killPods: 4,
         json: expect.stringMatching(/^\/.*report\.json$/),
       },
     });
@@ -65,9 +71,12 @@ describe('flags', () => {
     ['--events 5', 'needs --input'],
     ['--rate 0', 'from 1'],
     ['--platform moon', 'local, kubernetes'],
-    ['--platform kubernetes', 'not built yet'],
     ['--dataplane rudder-native', 'not built yet'],
-    ['--kill-pods 1', 'not built yet'],
+    ['--kill-pods 0', 'from 1'],
+    ['--kill-pods many', 'from 1'],
+    ['--kill-pods 21', 'at most 20'],
+    ['--kill-pods 1 --to 2', 'at most 0'],
+    ['--kill-pods 11 --nodes 2 --to 2,3', 'at most 10'],
     ['--colour', "unknown option '--colour'"],
     ['extra', 'too many arguments'],
   ])('%s is refused in one line', (args, message) => {
@@ -168,7 +177,24 @@ describe('the report', () => {
     sent,
     received,
     check: checkDelivery({ sent, received, faults: [], waitEnded: true }),
-    faults: [],
+    faults: [
+      { kind: 'pod', at: T + 1_000, target: 'demo-backend-1', node: 'node-1', restartedAt: T + 3_000 },
+      { kind: 'pod', at: T + 2_000, target: 'demo-worker-x', node: null, restartedAt: null },
+    ],
+  });
+
+  test('faults, with times that people can read', () => {
+    expect(report.faults).toEqual([
+      {
+        kind: 'pod',
+        at: '2026-01-01T00:00:01.000Z',
+        target: 'demo-backend-1',
+        node: 'node-1',
+        restartedAt: '2026-01-01T00:00:03.000Z',
+      },
+      { kind: 'pod', at: '2026-01-01T00:00:02.000Z', target: 'demo-worker-x', node: null, restartedAt: null },
+    ]);
+    expect(summarize(report)).toContain('demo-backend-1, demo-worker-x');
   });
 
   test('holds, pauses, counts and throughput', () => {
@@ -225,4 +251,120 @@ test('the destination becomes slower while little waits, quicker while much does
   expect(ms).toBeLessThanOrEqual(500);
   for (let n = 0; n < 200; n += 1) ms = nextDelay(ms, 1e6);
   expect(ms).toBeGreaterThan(0);
+});
+
+describe('what is killed', () => {
+  const parts = ['backend', 'postgresql', 'worker'];
+
+  test('is spread over the operations, takes turns among the parts, half by the system and half by people', () => {
+    for (let seed = 0; seed < 50; seed += 1) {
+      const plan = planKills(6, 2, seed);
+      expect(plan.map((kills) => kills.length)).toEqual([3, 3]);
+      const kills = plan.flat();
+      for (const part of parts) expect(kills.filter((kill) => kill.part === part)).toHaveLength(2);
+      expect(kills.filter(({ blow }) => blow === 'SIGKILL')).toHaveLength(3);
+      expect(planKills(6, 2, seed)).toEqual(plan);
+    }
+    expect(new Set(Array.from({ length: 50 }, (_, seed) => planKills(1, 1, seed)[0]![0]!.part)).size).toBe(3);
+    expect(planKills(1, 3, 1).map((kills) => kills.length)).toEqual([1, 0, 0]);
+    expect(planKills(0, 2, 1)).toEqual([[], []]);
+  });
+
+  const progress = (partitionsMoved: number, state: 'copying' | 'waiting' | 'done' = 'copying') =>
+    ({
+      partitionsMoved,
+      partitionsToMove: 10,
+      moves: [{ from: 'node-1', to: 'node-2', state }],
+    }) as unknown as OperationProgress;
+  const victims: Victim[] = ['node-0', 'node-1'].flatMap((node): Victim[] => [
+    { part: 'backend', name: `b-${node}`, node },
+    { part: 'postgresql', name: `p-${node}`, node },
+  ]);
+
+  function killing(plan: readonly (readonly { part: 'backend' | 'postgresql'; blow: Blow }[])[]) {
+    const hits: string[] = [];
+    let restart = (): void => undefined;
+    const killer = new Killer(
+      {
+        victims: async () => victims,
+        hit: async ({ name }, blow) => {
+          hits.push(`${blow} ${name}`);
+          const restarted = new Promise<number>((resolve) => {
+            restart = () => resolve(5);
+          });
+          return { kind: 'pod', did: blow, restarted };
+        },
+      },
+      plan,
+      { seed: 1, signal: new AbortController().signal, say: () => undefined },
+    );
+    return { killer, hits, restart: () => restart() };
+  }
+  const settle = () => new Promise((resolve) => setImmediate(resolve));
+
+  test('is a part of a move under way, one at a time, as the operation gets on', async () => {
+    const { killer, hits, restart } = killing([
+      [
+        { part: 'backend', blow: 'SIGKILL' },
+        { part: 'postgresql', blow: 'delete' },
+      ],
+    ]);
+    killer.look(progress(0)); // no operation has begun
+    killer.operationBegins();
+    killer.look(progress(0, 'waiting')); // nothing moves
+    await settle();
+    expect(hits).toEqual([]);
+    killer.look(progress(0));
+    await settle();
+    expect(hits).toEqual(['SIGKILL b-node-1']); // node-2 has no pod that could be killed
+    killer.look(progress(9)); // it is not back
+    await settle();
+    expect(hits).toHaveLength(1);
+    restart();
+    await settle();
+    killer.look(progress(4)); // the second is due at half
+    await settle();
+    expect(hits).toHaveLength(1);
+    expect(killer.missed).toBe(1);
+    killer.look(progress(5));
+    await settle();
+    expect(hits).toEqual(['SIGKILL b-node-1', 'delete p-node-1']);
+    expect(killer.missed).toBe(0);
+    restart();
+    expect(await killer.faults()).toEqual([
+      { kind: 'pod', at: expect.any(Number), target: 'b-node-1', node: 'node-1', restartedAt: 5 },
+      { kind: 'pod', at: expect.any(Number), target: 'p-node-1', node: 'node-1', restartedAt: 5 },
+    ]);
+  });
+
+  test('comes in the next operation where the last was too short, and is counted where none is left', async () => {
+    const { killer, hits, restart } = killing([[{ part: 'backend', blow: 'delete now' }], []]);
+    killer.operationBegins();
+    killer.look(progress(10, 'done'));
+    killer.operationBegins();
+    expect(killer.missed).toBe(1);
+    killer.look(progress(3));
+    await settle();
+    expect(hits).toEqual(['delete now b-node-1']);
+    expect(killer.missed).toBe(0);
+    restart();
+  });
+
+  test('has restarted at the first look at which it was well for good, or when it was gone for good', async () => {
+    const { signal } = new AbortController();
+    const looks = ['well', 'unwell', 'well', 'unwell'] as const; // still there, gone, up over a broken database, down again
+    let n = 0;
+    const begin = now();
+    let lastUnwell = begin;
+    const well = (await wellAgain(async () => {
+      const look = looks[n++];
+      if (look === 'unwell') lastUnwell = now();
+      if (n === 4) throw new Error('nobody answers');
+      return look ?? 'well';
+    }, signal))!;
+    expect(well).toBeGreaterThan(lastUnwell);
+    expect(well - begin).toBeLessThan(1_000); // not when it was believed
+    expect(await wellAgain(async () => 'gone', signal)).toBeGreaterThan(well);
+    expect(await wellAgain(async () => 'unwell', AbortSignal.timeout(120))).toBeNull();
+  });
 });
