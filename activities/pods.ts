@@ -1,6 +1,5 @@
 /** Nodes come and go: the platform's pods, the ring's members, and the order between the two. */
 import { cancellationSignal, sleep } from '@temporalio/activity';
-import type { NodeStatus } from '../dataplane/contract.ts';
 import { CodedError } from '../kit/errors.ts';
 import type { Removal } from '../platform/platform.ts';
 import { RingRefusal } from '../ring/decide.ts';
@@ -23,13 +22,15 @@ export function createPodActivities(deps: PodDeps): PodActivities {
     const control = await deps.controlOf(node);
     const status = await control.status(signal);
     refuseIfBlocked(status);
-    if (status.pendingJobs > 0 && !isMember(await readRing(ringStore, clusterId), node)) {
+    if (isMember(await readRing(ringStore, clusterId), node)) return { node, databaseId: status.databaseId, url };
+    const pendingJobs = await control.countPending(signal);
+    if (pendingJobs > 0) {
       // As a member it would put them away as stale: what a ring's node holds of partitions that it does not own was moved. Here nobody knows that.
       throw new CodedError(
         'NODE_HAS_JOBS',
-        `${node} is no member of ${clusterId}, and its database ${status.databaseId} holds ${status.pendingJobs} pending jobs from an earlier life: ` +
+        `${node} is no member of ${clusterId}, and its database ${status.databaseId} holds ${pendingJobs} pending jobs from an earlier life: ` +
           'nothing is delivered of them. Give it an empty volume, or save them and empty its queue, then resume',
-        { node, databaseId: status.databaseId, pendingJobs: status.pendingJobs },
+        { node, databaseId: status.databaseId, pendingJobs },
       );
     }
     return { node, databaseId: status.databaseId, url };
@@ -52,13 +53,10 @@ export function createPodActivities(deps: PodDeps): PodActivities {
     const owned = partitionsOf(ring, node).length;
     if (owned > 0)
       throw new RingRefusal('NODE_NOT_EMPTY', `${node} still owns ${owned} partitions (epoch ${ring.epoch})`);
-    const status: NodeStatus = await waitSettled(deps, node, ring.version);
-    if (status.pendingJobs > 0) {
-      throw new CodedError('NODE_NOT_EMPTY', `${node} still holds ${status.pendingJobs} pending jobs`, {
-        node,
-        pendingJobs: status.pendingJobs,
-      });
-    }
+    await waitSettled(deps, node, ring.version);
+    const pendingJobs = await (await deps.controlOf(node)).countPending(cancellationSignal());
+    if (pendingJobs > 0)
+      throw new CodedError('NODE_NOT_EMPTY', `${node} still holds ${pendingJobs} pending jobs`, { node, pendingJobs });
   }
 
   async function removeNode(input: RemoveInput): Promise<{ notes: string[] }> {

@@ -35,8 +35,6 @@ export interface NodeStatus {
   readonly serving: boolean;
   /** Why it doesn't, where it refuses to: such as NODE_OTHER_DATABASE. */
   readonly blocked: { readonly code: string; readonly message: string } | null;
-  /** Pending jobs of all prefixes, on partitions that it owns or not. */
-  readonly pendingJobs: number;
   readonly partitions: Readonly<Record<PartitionState, number>>;
 }
 
@@ -55,6 +53,8 @@ export interface ImportTarget {
 /** A node, as the orchestrator commands it. All commands can be repeated. Refusals are CodedErrors: STALE_TOKEN, MOVE_ABORTED, NODE_OWNS_PARTITION, QUIESCE_TIMEOUT, NODE_BLOCKED … */
 export interface NodeControl {
   status(signal?: AbortSignal): Promise<NodeStatus>;
+  /** Pending jobs of all prefixes, on partitions that it owns or not, or that no ring knows. Reads over all that is stored: not for every look. */
+  countPending(signal?: AbortSignal): Promise<number>;
   /** Target: partitions are closed here, what an aborted move left is dropped, and the token is raised, which waits for an older attempt's open write. */
   prepare(command: MoveCommand, signal?: AbortSignal): Promise<ImportTarget>;
   /** Source: stops starting to process and deliver, durably, and waits for what is in flight, at most `limitMs`; then QUIESCE_TIMEOUT, with the destination in details. */
@@ -66,6 +66,8 @@ export interface NodeControl {
 /** Paths of the control API (bearer token), JSON bodies, refusals as 409 `{ code, message, details }`. */
 export const controlPaths = {
   status: '/control/v1/status',
+  /** GET: `{ "pendingJobs": n }`. */
+  pending: '/control/v1/pending',
   prepare: '/control/v1/prepare',
   quiesce: '/control/v1/quiesce',
   fence: '/control/v1/fence',

@@ -68,6 +68,9 @@ export function createControlApi({ control, token, metrics, log }: ControlDeps):
     return gone.signal;
   };
   app.get(controlPaths.status, async (_request, reply) => control.status(signalOf(reply)));
+  app.get(controlPaths.pending, async (_request, reply) => ({
+    pendingJobs: await control.countPending(signalOf(reply)),
+  }));
   app.post(controlPaths.prepare, async (request, reply) =>
     control.prepare(command.parse(request.body), signalOf(reply)),
   );

@@ -162,9 +162,12 @@ export class Steward implements NodeControl, NodeTopology {
       settledVersion: this.#settledVersion,
       serving: this.#serving,
       blocked: this.#blocked,
-      pendingJobs: await this.#withClient((client) => countPending(client)),
       partitions,
     };
+  }
+
+  async countPending(): Promise<number> {
+    return this.#withClient((client) => countPending(client));
   }
 
   async prepare(command: MoveCommand): Promise<ImportTarget> {

@@ -10,6 +10,7 @@ export interface ControlAddress {
 
 const CONNECT_TIMEOUT_MS = 2_000; // the same network: a node that takes longer is not there
 const STATUS_TIMEOUT_MS = 5_000;
+const PENDING_TIMEOUT_MS = 300_000; // reads over what is stored, finished jobs too: some 4 s for a million
 const PREPARE_TIMEOUT_MS = 60_000; // it waits for an older attempt's open write, and drops what that left
 const FENCE_TIMEOUT_MS = 5_000; // waits for open intake transactions only; the hold's deadline runs meanwhile
 const ANSWER_MARGIN_MS = 5_000; // a quiesce that reaches its limit still has to say so
@@ -43,6 +44,8 @@ export function createNodeControl({ controlUrl, controlToken }: ControlAddress):
 
   return {
     status: (signal) => ask<NodeStatus>('GET', controlPaths.status, null, STATUS_TIMEOUT_MS, signal),
+    countPending: async (signal) =>
+      (await ask<{ pendingJobs: number }>('GET', controlPaths.pending, null, PENDING_TIMEOUT_MS, signal)).pendingJobs,
     prepare: (command, signal) => ask<ImportTarget>('POST', controlPaths.prepare, command, PREPARE_TIMEOUT_MS, signal),
     quiesce: (command, signal) =>
       ask<void>('POST', controlPaths.quiesce, command, command.limitMs + ANSWER_MARGIN_MS, signal),

@@ -14,6 +14,8 @@ const LOOK_EVERY_MS = 250;
 const SILENCE_MAX_MS = 60_000;
 /** Nobody is there to resolve it. */
 const BLOCKED_MAX_MS = 60_000;
+/** Without any change in its progress, and not blocked: it hangs, and the demo keeps what tells why. Longer than an activity's lost attempt (3 min) and its retry. */
+const STILL_MAX_MS = 300_000;
 const ended = new Set<OperationProgress['state']>(['completed', 'cancelled', 'failed', 'nothing to do']);
 
 interface Watching {
@@ -55,7 +57,7 @@ export async function listOperations(
   return (await ask<OperationsAnswer>(api, `${pathOf(clusterId)}?limit=200`, signal)).operations;
 }
 
-/** Returns the last progress. Throws OPERATION_BLOCKED once it has been blocked for a while, as nobody is there to resolve it. */
+/** Returns the last progress. Throws OPERATION_BLOCKED once it has been blocked for a while, as nobody is there to resolve it; OPERATION_STILL where nothing moves. */
 export async function watchOperation(
   api: Api,
   clusterId: string,
@@ -64,6 +66,7 @@ export async function watchOperation(
 ): Promise<OperationProgress> {
   let heardAt = performance.now();
   let blockedSince: number | null = null;
+  let still = { shown: '', since: heardAt };
   for (;;) {
     await sleep(LOOK_EVERY_MS, null, { signal });
     const at = performance.now();
@@ -77,6 +80,15 @@ export async function watchOperation(
     }
     onProgress(progress);
     if (ended.has(progress.state)) return progress;
+    const shown = JSON.stringify(progress);
+    if (shown !== still.shown) still = { shown, since: at };
+    if (at - still.since > STILL_MAX_MS && progress.state !== 'blocked') {
+      const where = progress.phase ?? progress.state;
+      throw new CodedError(
+        'OPERATION_STILL',
+        `operation ${operationId} has not moved for ${STILL_MAX_MS / 60_000} minutes (${where})`,
+      );
+    }
     blockedSince = progress.state === 'blocked' ? (blockedSince ?? at) : null;
     if (blockedSince !== null && at - blockedSince > BLOCKED_MAX_MS) {
       const { code, message } = progress.blockedOn ?? { code: 'unknown', message: '' };

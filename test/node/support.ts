@@ -94,9 +94,9 @@ export class SimpleSteward implements NodeSteward {
     settledVersion: 7,
     serving: true,
     blocked: null,
-    pendingJobs: 0,
     partitions: { open: PARTITIONS, closed: 0, paused: 0, fenced: 0 },
   });
+  countPending = async (): Promise<number> => 0;
   prepare = async (): Promise<ImportTarget> => ({ datasets: [] });
   quiesce = async (): Promise<void> => {};
   fence = async (): Promise<void> => {};

@@ -134,7 +134,11 @@ export class World {
       },
       endpointsOf: async () => Promise.reject(new Error('not in these tests')),
       assertNothingPending: async () => undefined, // played by `pendingJobs`, as the node's own status tells it
-      controlOf: async (node: string) => ({ status: () => this.#status(node) }) as unknown as NodeControl,
+      controlOf: async (node: string) =>
+        ({
+          status: () => this.#status(node),
+          countPending: async () => this.pendingJobs.get(node) ?? 0,
+        }) as unknown as NodeControl,
       holders: { endOf: (holder: Parameters<Holders['endOf']>[0]) => this.holders.endOf(holder) },
       actor: 'worker@test',
       log,
@@ -196,7 +200,6 @@ export class World {
       settledVersion: ring.version,
       serving: true,
       blocked: null,
-      pendingJobs: this.pendingJobs.get(node) ?? 0,
       partitions: { open: owned, closed: ring.partitionCount - owned, paused: 0, fenced: 0 },
     };
   }
