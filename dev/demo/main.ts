@@ -1,4 +1,5 @@
 /** `npm run demo`. Exit: 0 valid, 1 invalid or failed, 2 usage, 3 unknown. */
+import { existsSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { CodedError, describeError } from '../../kit/errors.ts';
@@ -55,7 +56,7 @@ async function main(): Promise<number> {
   } catch (error) {
     if (stopping.signal.aborted) return 130;
     process.stderr.write(`demo: ${describeError(error)}\n`);
-    process.stderr.write(`data and logs are kept in ${dataFolder}\n`);
+    if (existsSync(dataFolder)) process.stderr.write(`data and logs are kept in ${dataFolder}\n`);
     return error instanceof CodedError && error.code === 'INPUT_INVALID' ? EXIT_USAGE : EXIT_FAILED;
   } finally {
     done();

@@ -45,6 +45,9 @@ export async function runDemo(
   let cluster: Cluster | null = null;
   let traffic: Traffic | null = null;
   let keep = true;
+  // Only then: the Kubernetes client takes its time to load. What is missing is told before anything is made.
+  const kube = options.platform === 'kubernetes' ? await import('../kube/kube-stack.ts') : null;
+  kube?.assertToolsAreThere();
   try {
     await mkdir(dataFolder, { recursive: true });
     source = options.input
@@ -68,13 +71,8 @@ export async function runDemo(
       onStep,
     };
     cluster =
-      options.platform === 'kubernetes'
-        ? await (await import('../kube/kube-stack.ts')).startKubeStack({
-            // only then: the Kubernetes client takes its time to load
-            ...wanted,
-            signal,
-            onProgress: (line) => screen.progress(`  ${line}`),
-          })
+      kube !== null
+        ? await kube.startKubeStack({ ...wanted, signal, onProgress: (line) => screen.progress(`  ${line}`) })
         : await startStack({ ...wanted, faults: options.killPods !== undefined });
     signal.throwIfAborted();
     let failures = 0;

@@ -9,12 +9,11 @@
 import { randomBytes } from 'node:crypto';
 import { readdirSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
-import { createServer } from 'node:net';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { AppsV1Api, CoreV1Api, CustomObjectsApi, KubeConfig, type V1Pod } from '@kubernetes/client-node';
-import { CodedError, describeError } from '../../kit/errors.ts';
+import { CodedError } from '../../kit/errors.ts';
 import { makeEnterable } from '../../platform/local/places.ts';
 import { createPostgresRingStore } from '../../ringstore/postgres.ts';
 import { type ControlPlane, kubeTools, type Ran, startControlPlane } from '../../test/kube/control-plane.ts';
@@ -22,7 +21,7 @@ import { type Kubelet, startKubelet } from '../../test/kube/kubelet.ts';
 import { answers, type Blow, type Cluster, type Hit, type Victim, type VictimPart, wellAgain } from '../cluster.ts';
 import { listOperations } from '../demo/operations.ts';
 import { startTemporal } from '../embedded/temporal.ts';
-import { chartPorts, chartValues } from './values.ts';
+import { type ChartPorts, chartValues, chooseChartPorts } from './values.ts';
 
 export interface KubeStackOptions {
   /** Everything lies below it; it must be new. */
@@ -75,7 +74,7 @@ export interface KubeStack extends Cluster {
   readonly fullName: string;
   /** In the cluster's namespace, as its admin; a code other than 0 is an answer. */
   kubectl(...args: string[]): Promise<Ran>;
-  /** `helm upgrade --reuse-values` with these flags; throws what helm says when it fails. */
+  /** `helm upgrade --reset-then-reuse-values` with these flags; throws what helm says when it fails. */
   upgrade(...flags: string[]): Promise<string>;
   ringCluster(): Promise<RingClusterObject>;
   /** Pods of a component, such as `backend`. */
@@ -86,8 +85,6 @@ const CHART = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../../
 const NAMESPACE = 'ringmaster';
 const RELEASE = 'demo';
 const FULL_NAME = 'demo-ringmaster';
-/** No pod's: those are of 127.16.0.0 to 127.254.255.255. */
-const PROBE_ADDRESS = '127.3.2.1';
 const GROUP = { group: 'ringmaster.dev', version: 'v1alpha1', plural: 'ringclusters' };
 /** Ten processes and three nodes on two busy cores come up in about a minute. */
 const UP_WITHIN_MS = 300_000;
@@ -99,9 +96,13 @@ const OPERATION_WITHIN_MS = 90_000;
 /** No operation so long after the operator has seen the number: there is none to come. */
 const NOTHING_AFTER_MS = 4_000;
 
+/** Throws KUBE_TOOLS_MISSING, which says what to do, before anything is made. */
+export function assertToolsAreThere(): void {
+  kubeTools();
+}
+
 export async function startKubeStack(options: KubeStackOptions): Promise<KubeStack> {
-  kubeTools(); // before anything is started: says what is missing
-  await assertPortsAreFree();
+  assertToolsAreThere();
   const starting = new Starting(options);
   try {
     return await starting.run();
@@ -142,7 +143,9 @@ class Starting {
     await kube.makeNamespace();
     const writeKey = randomBytes(24).toString('base64url');
     const valuesFile = path.join(dataFolder, 'values.json');
+    const ports = await chooseChartPorts();
     const values = chartValues({
+      ports,
       clusterId,
       nodes,
       partitions: this.#o.partitions ?? 64,
@@ -159,12 +162,12 @@ class Starting {
 
     say(`waiting for the RingCluster to be steady with ${nodes} ${nodes === 1 ? 'node' : 'nodes'}`);
     await this.#steady(kube, nodes);
-    const routerUrls = await this.#addresses(kube, 'router', chartPorts.router, '/ready');
-    const [apiUrl] = await this.#addresses(kube, 'api', chartPorts.api, '/v1/health');
+    const routerUrls = await this.#addresses(kube, 'router', ports.router, '/ready');
+    const [apiUrl] = await this.#addresses(kube, 'api', ports.api, '/v1/health');
     const api = { url: apiUrl!, token: await kube.secretValue('apiToken') };
     const [ringStorePod] = await kube.pods('ringstore');
     const ringStore = createPostgresRingStore({
-      connectionString: await kube.ringStoreUrl(ringStorePod!.status!.podIP!, chartPorts.postgresql),
+      connectionString: await kube.ringStoreUrl(ringStorePod!.status!.podIP!, ports.postgresql),
     });
     this.#stops.push(() => ringStore.close());
 
@@ -192,7 +195,7 @@ class Starting {
         const known = await listOperations(api, clusterId, how.signal);
         how.onCommand?.(
           byHelm
-            ? `helm upgrade ${RELEASE} deploy/helm/ringmaster --reuse-values ${flags.join(' ')}`
+            ? `helm upgrade ${RELEASE} deploy/helm/ringmaster --reset-then-reuse-values ${flags.join(' ')}`
             : `kubectl ${kubectl.join(' ')}`,
         );
         if (byHelm) await kube.upgrade(...flags);
@@ -205,7 +208,7 @@ class Starting {
         );
       },
       victims: () => victimsOf(kube),
-      hit: (victim, blow, stopping) => hit(victim, blow, { kube, kubelet }, stopping),
+      hit: (victim, blow, stopping) => hit(victim, blow, { kube, kubelet, ports }, stopping),
       logFiles: () => logFilesOf(kubelet),
       stop: () => this.stop(),
     };
@@ -307,7 +310,7 @@ class Kube {
   }
 
   upgrade(...flags: string[]): Promise<string> {
-    return this.helm('upgrade', RELEASE, CHART, '--reuse-values', ...flags);
+    return this.helm('upgrade', RELEASE, CHART, '--reset-then-reuse-values', ...flags);
   }
 
   async ringCluster(): Promise<RingClusterObject> {
@@ -413,7 +416,7 @@ async function victimsOf(kube: Kube): Promise<Victim[]> {
 async function hit(
   { part, name, node }: Victim,
   blow: Blow,
-  { kube, kubelet }: { kube: Kube; kubelet: Kubelet },
+  { kube, kubelet, ports }: { kube: Kube; kubelet: Kubelet; ports: ChartPorts },
   signal: AbortSignal,
 ): Promise<Hit | null> {
   const before = await kube.pod(name);
@@ -436,7 +439,7 @@ async function hit(
     if (!pod || !isReady(pod) || !isAnother(pod, before)) return 'unwell';
     const backend = part === 'backend' ? pod : await kube.pod(`${FULL_NAME}-backend-${ordinalOf(name)}`);
     if (!backend) return 'gone'; // taken away by the operation: it delivers nothing any more
-    return (await answers(`http://${backend.status?.podIP}:${chartPorts.gateway}/health`)) ? 'well' : 'unwell';
+    return (await answers(`http://${backend.status?.podIP}:${ports.gateway}/health`)) ? 'well' : 'unwell';
   };
   return { kind: 'pod', did: node ? `${did} (${node})` : did, restarted: wellAgain(state, signal) };
 }
@@ -449,26 +452,6 @@ function logFilesOf(kubelet: Kubelet): { nodes: string[]; routers: string[] } {
   const of = (component: string): string[] =>
     files.filter((file) => path.relative(kubelet.logsFolder, file).includes(`${FULL_NAME}-${component}-`));
   return { nodes: of('backend'), routers: of('router') };
-}
-
-/**
- * The chart's ports are the same in every pod, each at its own loopback address; a process that listens at one of them at all addresses of this machine is in
- * the way of them all.
- */
-async function assertPortsAreFree(): Promise<void> {
-  for (const port of new Set(Object.values(chartPorts))) {
-    const server = createServer();
-    await new Promise<void>((resolve, reject) => {
-      server.once('error', reject);
-      server.listen({ port, host: PROBE_ADDRESS, exclusive: true }, resolve);
-    }).catch((error: unknown) => {
-      throw new CodedError(
-        'PORT_TAKEN',
-        `port ${port} cannot be used at other loopback addresses of this machine (${describeError(error)}): does a process listen at it at all addresses? End it, or use --platform local`,
-      );
-    });
-    await new Promise((resolve) => server.close(resolve));
-  }
 }
 
 const setFlags = (set: readonly string[]): string[] => set.flatMap((one) => ['--set', one]);

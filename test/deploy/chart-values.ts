@@ -117,6 +117,12 @@ const own: Record<string, Sample> = {
   'image.pullPolicy': { value: 'Always', shows: 'imagePullPolicy: Always' },
   imagePullSecrets: { value: [{ name: 'sampled' }], shows: /imagePullSecrets:\n\s+- name: sampled/ },
   logLevel: { value: 'debug', shows: /RINGMASTER_LOG_LEVEL\n\s+value: debug/ },
+  'ports.gateway': { value: 18_001, shows: /RINGMASTER_GATEWAY_PORT\n\s+value: "18001"/ },
+  'ports.control': { value: 18_002, shows: /RINGMASTER_CONTROL_PORT\n\s+value: "18002"/ },
+  'ports.postgresql': { value: 18_003, shows: '- port=18003' },
+  'ports.router': { value: 18_004, shows: /RINGMASTER_ROUTER_PORT\n\s+value: "18004"/ },
+  'ports.api': { value: 18_005, shows: /RINGMASTER_API_PORT\n\s+value: "18005"/ },
+  'ports.operator': { value: 18_006, shows: /RINGMASTER_OPERATOR_PORT\n\s+value: "18006"/ },
   'nodeConfig.workspaceId': { value: 'sampled', shows: btoa('{"sources":[],"workspaceId":"sampled"}') },
   'nodeConfig.sources': {
     value: [{ writeKey: 'k', sourceId: 's', destinations: [{ id: 'd', url: 'http://sampled', maxInFlight: 3 }] }],

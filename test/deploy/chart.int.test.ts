@@ -160,6 +160,24 @@ describe.skipIf(missing !== null)('rendering', () => {
     for (const claim of claims) expect(claim).not.toMatch(/helm.sh\/chart|app.kubernetes.io\/version/);
   });
 
+  test('ports that are set are the same everywhere, and none of the defaults stays behind', async () => {
+    const names = paths.filter((name) => name.startsWith('ports.'));
+    const values = names.map((name) => valuesOf(name, sampleOf(name) as Sample));
+    const rendered = (await render(merged(nested('api.service.port', 18_000), ...values))).text.split(/^---$/m);
+    const text = rendered.filter((document) => !document.includes('\nkind: Secret\n')).join('---'); // these hold random characters
+    const defaults = documented.filter(({ path: name }) => names.includes(name)).map(({ value }) => value);
+    expect(text.match(new RegExp(`\\b(${defaults.join('|')})\\b`, 'g'))).toBeNull();
+    for (const [name, port] of [
+      ['GATEWAY', 18_001],
+      ['CONTROL', 18_002],
+      ['POSTGRES', 18_003],
+    ])
+      expect(text).toMatch(new RegExp(`RINGMASTER_KUBE_${name}_PORT\\n\\s+value: "${port}"`));
+    expect(text).toContain('.svc:18003/jobsdb');
+    expect(text).toContain('.svc:18003/ringstore');
+    expect(text.match(/--port=18003/g)).toHaveLength(6); // three probes of two PostgreSQL
+  });
+
   test.each<[string, Record<string, unknown>, RegExp]>([
     ['an unknown value', { backendReplicas: 3 }, /additional properties 'backendReplicas' not allowed/],
     ['no nodes', { backendReplicaCount: 0 }, /backendReplicaCount/],
@@ -171,6 +189,17 @@ describe.skipIf(missing !== null)('rendering', () => {
     ['an address without a port', nested('temporal.address', 'temporal.example'), /temporal\/address/],
     ['an age that is none', { deleteVolumesAfter: '7 days' }, /deleteVolumesAfter/],
     ['a port that is none', nested('router.service.port', 70_000), /router\/service\/port/],
+    ['a port that needs root', nested('ports.router', 80), /ports\/router/],
+    [
+      'one port for two servers of a pod',
+      merged(nested('ports.gateway', 9000), nested('ports.control', 9000)),
+      /ports.gateway and ports.control are both 9000/,
+    ],
+    [
+      'a port of PostgreSQL that only it would know',
+      nested('postgresql.parameters', { port: 6000 }),
+      /postgresql.parameters.port: set ports.postgresql/,
+    ],
     [
       'a destination without an address',
       nested('nodeConfig.sources', [{ writeKey: 'a', sourceId: 'b', destinations: [{ id: 'c' }] }]),

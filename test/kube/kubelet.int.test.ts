@@ -10,6 +10,7 @@ import { promisify } from 'node:util';
 import type { CoreV1Event, V1Pod } from '@kubernetes/client-node';
 import pg from 'pg';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
+import { freePort } from '../../platform/local/ports.ts';
 import { until } from '../support/wait.ts';
 import { kubeMissing } from './available.ts';
 import { type ControlPlane, startControlPlane } from './control-plane.ts';
@@ -23,6 +24,9 @@ if (missing) console.warn(missing);
 
 /** Each of these takes a second or two; a machine with much else to do is no failure. */
 const WITHIN_MS = 45_000;
+
+/** A pod has an address of its own; but what listens at all addresses of this machine listens at that one too. */
+const [HTTP, NOBODY, OTHER, POSTGRES] = [await freePort(), await freePort(), await freePort(), await freePort()];
 
 let controlPlane: ControlPlane;
 let kubelet: Kubelet;
@@ -96,9 +100,9 @@ const podObject = (name: string, spec: object) => ({
 });
 
 /** A server that answers each request with its environment. */
-const SERVER = `require('node:http').createServer((_, res) => res.end(JSON.stringify(process.env))).listen(8080, process.env.HOST)`;
+const SERVER = `require('node:http').createServer((_, res) => res.end(JSON.stringify(process.env))).listen(${HTTP}, process.env.HOST)`;
 const HOST = { name: 'HOST', value: '0.0.0.0' };
-const READINESS = { httpGet: { path: '/', port: 8080 }, periodSeconds: 1 };
+const READINESS = { httpGet: { path: '/', port: HTTP }, periodSeconds: 1 };
 
 describe.skipIf(missing !== null)('the kubelet stand-in', { timeout: 150_000 }, () => {
   beforeAll(async () => {
@@ -127,13 +131,13 @@ describe.skipIf(missing !== null)('the kubelet stand-in', { timeout: 150_000 }, 
         apiVersion: 'v1',
         kind: 'Service',
         metadata: { name: 'web' },
-        spec: { selector: labels, ports: [{ port: 8080 }] },
+        spec: { selector: labels, ports: [{ port: HTTP }] },
       },
       {
         apiVersion: 'v1',
         kind: 'Service',
         metadata: { name: 'other-port' },
-        spec: { selector: labels, ports: [{ port: 9090, targetPort: 8080 }] },
+        spec: { selector: labels, ports: [{ port: OTHER, targetPort: HTTP }] },
       },
       {
         apiVersion: 'apps/v1',
@@ -154,7 +158,7 @@ describe.skipIf(missing !== null)('the kubelet stand-in', { timeout: 150_000 }, 
       what: 'two ready pods',
       everyMs: 100,
     });
-    const ask = async (host: string, port = 8080) => {
+    const ask = async (host: string, port = HTTP) => {
       const script = `fetch('http://${host}:${port}/').then(async (r) => console.log((await r.json()).HOSTNAME), (e) => console.log(e.cause.code))`;
       const { stdout } = await run(process.execPath, ['-e', script], { env: { ...kubelet.environment } });
       return stdout.trim();
@@ -162,7 +166,7 @@ describe.skipIf(missing !== null)('the kubelet stand-in', { timeout: 150_000 }, 
     const names = (await podsOf(namespace)).map(({ metadata }) => metadata?.name);
     for (const host of [`web.${namespace}.svc`, `web.${namespace}.svc.cluster.local`])
       expect(names).toContain(await until(() => ask(host), { deadlineMs: WITHIN_MS, what: host }));
-    expect(names).toContain(await ask(`other-port.${namespace}.svc`, 9090));
+    expect(names).toContain(await ask(`other-port.${namespace}.svc`, OTHER));
     expect(await ask(`nobody.${namespace}.svc`)).toBe('ENOTFOUND');
     await kubectl('scale', 'deployment', 'web', '--replicas=0', '-n', namespace);
     await until(async () => (await podsOf(namespace)).length === 0, { deadlineMs: WITHIN_MS, what: 'no pods' });
@@ -271,7 +275,7 @@ describe.skipIf(missing !== null)('the kubelet stand-in', { timeout: 150_000 }, 
                const { namespace } = config.getContextObject(config.getCurrentContext());
                const { items } = await api.listNamespacedPod({ namespace });
                res.end(items[0].metadata.name + ' ' + readFileSync('/etc/settings/key'));
-             }).listen(8080, process.env.HOST)`,
+             }).listen(${HTTP}, process.env.HOST)`,
             {
               env: [HOST],
               readinessProbe: READINESS,
@@ -283,7 +287,7 @@ describe.skipIf(missing !== null)('the kubelet stand-in', { timeout: 150_000 }, 
       }),
     );
     const pod = await readyPod(namespace, 'asker');
-    const ask = async () => await (await fetch(`http://${pod.status?.podIP}:8080/`)).text();
+    const ask = async () => await (await fetch(`http://${pod.status?.podIP}:${HTTP}/`)).text();
     expect(await ask()).toBe('asker old');
     await kubectl('patch', 'configmap', 'settings', '-n', namespace, '--type=merge', '-p', '{"data":{"key":"new"}}');
     await until(async () => (await ask()) === 'asker new', { deadlineMs: WITHIN_MS, what: 'the new content' });
@@ -307,7 +311,7 @@ describe.skipIf(missing !== null)('the kubelet stand-in', { timeout: 150_000 }, 
         containers: [
           container(SERVER, {
             env: [HOST],
-            livenessProbe: { httpGet: { path: '/', port: 8081 }, periodSeconds: 1, failureThreshold: 2 },
+            livenessProbe: { httpGet: { path: '/', port: NOBODY }, periodSeconds: 1, failureThreshold: 2 },
           }),
         ],
       }),
@@ -370,7 +374,7 @@ describe.skipIf(missing !== null)('the kubelet stand-in', { timeout: 150_000 }, 
         apiVersion: 'v1',
         kind: 'Service',
         metadata: { name: 'db' },
-        spec: { clusterIP: 'None', publishNotReadyAddresses: true, selector: labels, ports: [{ port: 5432 }] },
+        spec: { clusterIP: 'None', publishNotReadyAddresses: true, selector: labels, ports: [{ port: POSTGRES }] },
       },
       {
         apiVersion: 'apps/v1',
@@ -386,7 +390,7 @@ describe.skipIf(missing !== null)('the kubelet stand-in', { timeout: 150_000 }, 
                 {
                   name: 'postgres',
                   image: 'postgres:18',
-                  args: ['-c', 'max_connections=33'],
+                  args: ['-c', 'max_connections=33', '-c', `port=${POSTGRES}`],
                   env: [
                     { name: 'POSTGRES_USER', value: 'rudder' },
                     { name: 'POSTGRES_PASSWORD', value: 'secret' },
@@ -394,7 +398,7 @@ describe.skipIf(missing !== null)('the kubelet stand-in', { timeout: 150_000 }, 
                     { name: 'PGDATA', value: '/var/lib/postgresql/data/pgdata' },
                   ],
                   readinessProbe: {
-                    exec: { command: ['sh', '-c', 'exec pg_isready -U rudder -d jobsdb'] },
+                    exec: { command: ['sh', '-c', `exec pg_isready -U rudder -d jobsdb --port=${POSTGRES}`] },
                     periodSeconds: 1,
                   },
                   volumeMounts: [{ name: 'data', mountPath: '/var/lib/postgresql/data' }],
@@ -425,7 +429,7 @@ describe.skipIf(missing !== null)('the kubelet stand-in', { timeout: 150_000 }, 
     );
     kubelet.fail({});
     const query = async (pod: V1Pod, text: string) => {
-      const client = new pg.Client(`postgres://rudder:secret@${pod.status?.podIP}:5432/jobsdb`);
+      const client = new pg.Client(`postgres://rudder:secret@${pod.status?.podIP}:${POSTGRES}/jobsdb`);
       await client.connect();
       try {
         return (await client.query(text)).rows as Record<string, unknown>[];
@@ -454,7 +458,7 @@ describe.skipIf(missing !== null)('the kubelet stand-in', { timeout: 150_000 }, 
       reason: 'OOMKilled',
     });
     expect(await query(third, 'SELECT x FROM kept')).toEqual([{ x: 42 }]);
-    const byName = `const pg = require('pg'); const client = new pg.Client('postgres://rudder:secret@db-0.db.${namespace}.svc:5432/jobsdb');
+    const byName = `const pg = require('pg'); const client = new pg.Client('postgres://rudder:secret@db-0.db.${namespace}.svc:${POSTGRES}/jobsdb');
       client.connect().then(() => client.query('SELECT x FROM kept')).then(({ rows }) => { console.log(rows[0].x); return client.end() })`;
     expect((await run(process.execPath, ['-e', byName], { env: { ...kubelet.environment } })).stdout.trim()).toBe('42');
     expect(readdirSync(path.join(folder, 'volumes'))).toHaveLength(1);
@@ -492,7 +496,7 @@ describe.skipIf(missing !== null)('the kubelet stand-in', { timeout: 150_000 }, 
     for (const pod of pods)
       await until(
         () =>
-          fetch(`http://${pod.status?.podIP}:8080/`).then(
+          fetch(`http://${pod.status?.podIP}:${HTTP}/`).then(
             () => false,
             () => true,
           ),

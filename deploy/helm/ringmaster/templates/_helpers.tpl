@@ -103,7 +103,7 @@ key: {{ .key }}
   valueFrom:
     secretKeyRef: {{- include "ringmaster.ringstorePassword" . | nindent 6 }}
 - name: RINGMASTER_RINGSTORE_URL
-  value: {{ printf "postgres://ringmaster:$(RINGSTORE_PASSWORD)@%[1]s-0.%[1]s.%[2]s.svc:5432/ringstore" (printf "%s-ringstore" (include "ringmaster.fullname" .)) .Release.Namespace | quote }}
+  value: {{ printf "postgres://ringmaster:$(RINGSTORE_PASSWORD)@%[1]s-0.%[1]s.%[2]s.svc:%[3]d/ringstore" (printf "%s-ringstore" (include "ringmaster.fullname" .)) .Release.Namespace (int .Values.ports.postgresql) | quote }}
 {{- else -}}
 - name: RINGMASTER_RINGSTORE_URL
   valueFrom:

@@ -4,6 +4,10 @@ name and key), `storage`, `grace`; no replicas where `member`: see backend.yaml.
 */}}
 {{- define "ringmaster.postgres" -}}
 {{- $root := .root -}}
+{{- $port := int .root.Values.ports.postgresql -}}
+{{- if hasKey .parameters "port" -}}
+{{- fail "postgresql.parameters.port: set ports.postgresql, by which everyone finds it" -}}
+{{- end -}}
 {{- $values := index .root.Values .component -}}
 {{- $name := printf "%s-%s" (include "ringmaster.fullname" .root) .component -}}
 {{- $stable := include (.member | ternary "ringmaster.memberLabels" "ringmaster.selectorLabels") . -}}
@@ -17,7 +21,7 @@ spec:
   clusterIP: None
   publishNotReadyAddresses: true
   ports:
-    - { name: postgresql, port: 5432, targetPort: postgresql }
+    - { name: postgresql, port: {{ $port }}, targetPort: postgresql }
   selector: {{- include "ringmaster.selectorLabels" . | nindent 4 }}
 ---
 apiVersion: apps/v1
@@ -59,13 +63,13 @@ spec:
         - name: postgresql
           image: {{ .root.Values.postgresql.image | quote }}
           imagePullPolicy: {{ .root.Values.image.pullPolicy }}
-          {{- with .parameters }}
           args:
-            {{- range $key, $value := . }}
+            {{- range $key, $value := .parameters }}
             - -c
             - {{ printf "%s=%v" $key $value | quote }}
             {{- end }}
-          {{- end }}
+            - -c
+            - port={{ $port }}
           securityContext: {{- include "ringmaster.containerSecurity" . | nindent 12 }}
           env:
             - name: POSTGRES_USER
@@ -82,7 +86,7 @@ spec:
             {{- toYaml . | nindent 12 }}
             {{- end }}
           ports:
-            - { name: postgresql, containerPort: 5432 }
+            - { name: postgresql, containerPort: {{ $port }} }
           # Over TCP: while the image initialises a database it listens on its socket only. Recovery after a crash may take long.
           startupProbe: {{- include "ringmaster.postgresProbe" . | nindent 12 }}
             periodSeconds: 1
@@ -130,5 +134,5 @@ spec:
 
 {{- define "ringmaster.postgresProbe" -}}
 exec:
-  command: [pg_isready, --host=127.0.0.1, --username={{ .user }}, --dbname={{ .database }}]
+  command: [pg_isready, --host=127.0.0.1, --port={{ int .root.Values.ports.postgresql }}, --username={{ .user }}, --dbname={{ .database }}]
 {{- end -}}
