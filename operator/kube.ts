@@ -6,16 +6,14 @@ import { randomBytes } from 'node:crypto';
 import {
   type CoreV1Event,
   CustomObjectsApi,
-  createConfiguration,
   type KubeConfig,
   type KubernetesObject,
   PatchStrategy,
-  ServerConfiguration,
   setHeaderOptions,
 } from '@kubernetes/client-node';
 import { describeError } from '../kit/errors.ts';
 import type { Logger } from '../kit/log.ts';
-import { type Doing, Kube, KubeWeather, REQUEST_TIMEOUT_MS } from '../platform/kubernetes/kube.ts';
+import { apiOf, type Doing, Kube, KubeWeather } from '../platform/kubernetes/kube.ts';
 import { Watched } from '../platform/kubernetes/watched.ts';
 import type { Claim } from './claims.ts';
 import type { Notice } from './decide.ts';
@@ -211,7 +209,7 @@ export class OperatorKube {
   /** Of the credentials that the connection has now: they may have been read again. */
   #customApi(): CustomObjectsApi {
     const { config } = this.#kube.watch;
-    if (this.#custom?.config !== config) this.#custom = { config, api: customApiOf(config) };
+    if (this.#custom?.config !== config) this.#custom = { config, api: apiOf(config, CustomObjectsApi) };
     return this.#custom.api;
   }
 
@@ -230,25 +228,6 @@ type Verb = Doing['verb'] | 'create';
 /** The platform's own list of verbs and resources is shorter; it only names them in errors. */
 const doing = (verb: Verb, resource: string, name?: string): Doing =>
   ({ verb, resource, ...(name === undefined ? {} : { name }) }) as Doing;
-
-function customApiOf(config: KubeConfig): CustomObjectsApi {
-  return new CustomObjectsApi(
-    createConfiguration({
-      baseServer: new ServerConfiguration(config.getCurrentCluster()?.server ?? '', {}),
-      authMethods: { default: config },
-      promiseMiddleware: [
-        {
-          // The client itself waits for ever.
-          pre: async (request) => {
-            request.setSignal(AbortSignal.timeout(REQUEST_TIMEOUT_MS));
-            return request;
-          },
-          post: async (response) => response,
-        },
-      ],
-    }),
-  );
-}
 
 type Json = { readonly [key: string]: unknown };
 

@@ -129,8 +129,9 @@ export class Kube {
   }
 }
 
+/** A client of one API group, by these credentials, none of whose requests waits for ever. */
 // biome-ignore lint/suspicious/noExplicitAny: the generated classes share no base class that is exported
-function apiOf<T>(config: KubeConfig, Api: new (configuration: any) => T): T {
+export function apiOf<T>(config: KubeConfig, Api: new (configuration: any) => T): T {
   const server = config.getCurrentCluster()?.server ?? '';
   return new Api(
     createConfiguration({

@@ -5,12 +5,13 @@
 // The cache's folder is named after the modules' contents, so other versions never mix, and it is there whole or not at all. Plain JavaScript, Node 20.
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { accessSync, constants, readdirSync, readFileSync, statSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { copyFile, link, mkdtemp, rename, rm, symlink } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import path from 'node:path';
 import { PROJECT } from './dependencies.mjs';
 import { withLock } from './lock.mjs';
+import { isExecutable, lastLine } from './programs.mjs';
 import { messageOf, Plain, say } from './say.mjs';
 
 /**
@@ -278,16 +279,6 @@ function isComplete(folder) {
   return KUBE_TOOL_NAMES.every((name) => isExecutable(path.join(folder, name)));
 }
 
-/** @param {string} file */
-function isExecutable(file) {
-  try {
-    accessSync(file, constants.X_OK);
-    return statSync(file).isFile();
-  } catch {
-    return false;
-  }
-}
-
 /**
  * @param {string} present
  * @param {string} wanted
@@ -299,9 +290,4 @@ function isAtLeast(present, wanted) {
     if (ours !== number) return ours > number;
   }
   return true;
-}
-
-/** @param {string} text */
-function lastLine(text) {
-  return text.trim().split('\n').at(-1)?.slice(0, 300) ?? '';
 }

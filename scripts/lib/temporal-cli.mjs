@@ -3,12 +3,13 @@
 //   4. the SDK's own download    5. `go install` from its public source, which takes minutes once
 // 4 and 5 end in the cache. Plain JavaScript, Node 20.
 import { spawn } from 'node:child_process';
-import { accessSync, constants, existsSync, readdirSync, statSync } from 'node:fs';
+import { existsSync, readdirSync, statSync } from 'node:fs';
 import { chmod, mkdir, mkdtemp, rename, rm } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import path from 'node:path';
 import { PROJECT, projectNode } from './dependencies.mjs';
 import { withLock } from './lock.mjs';
+import { isExecutable, lastLine } from './programs.mjs';
 import { Plain, say } from './say.mjs';
 
 export const TEMPORAL_CLI_VERSION = '1.5.1';
@@ -173,16 +174,6 @@ function exitOf(child) {
   }).finally(() => process.removeListener('exit', end));
 }
 
-/** @param {string} file */
-function isExecutable(file) {
-  try {
-    accessSync(file, constants.X_OK);
-    return statSync(file).isFile();
-  } catch {
-    return false;
-  }
-}
-
 /** @param {string} folder */
 function sizeOf(folder) {
   try {
@@ -193,9 +184,4 @@ function sizeOf(folder) {
   } catch {
     return 0;
   }
-}
-
-/** @param {string} text */
-function lastLine(text) {
-  return text.trim().split('\n').at(-1)?.slice(0, 300) ?? '';
 }

@@ -4,7 +4,7 @@ import { randomBytes } from 'node:crypto';
 import { rm } from 'node:fs/promises';
 import path from 'node:path';
 import { expect } from 'vitest';
-import { checkDelivery } from '../../dev/checker/checker.ts';
+import type { checkDelivery } from '../../dev/checker/checker.ts';
 import { runOperation } from '../../dev/demo/operations.ts';
 import { type SinkProcess, startSinkProcess } from '../../dev/sink/process.ts';
 import { type Stack, type StackOptions, startStack } from '../../dev/stack.ts';
@@ -15,6 +15,7 @@ import type { Ring } from '../../ring/ring.ts';
 import { readRing } from '../../ringstore/ringstore.ts';
 import type { OperationProgress } from '../../workflows/messages.ts';
 import { until } from '../support/wait.ts';
+import { judgeTraffic } from './judge.ts';
 
 export interface TestCluster {
   readonly stack: Stack;
@@ -27,8 +28,6 @@ export interface TestCluster {
   /** What must not be there when an operation is over. */
   leftovers(): Promise<string[]>;
 }
-
-const QUIET_MS = 30_000;
 
 export async function withCluster(
   options: Pick<StackOptions, 'nodes' | 'partitions'> & {
@@ -73,29 +72,7 @@ export async function withCluster(
           signal: stopping.signal,
           onProgress: () => undefined,
         }))!,
-      async judge() {
-        await theTraffic.stop();
-        await theSink.setDestinationMs(1);
-        let seen = -1;
-        let quietSince = performance.now();
-        await until(
-          async () => {
-            const { delivered, aborted, inFlight } = await theSink.stats();
-            if (delivered !== seen) [seen, quietSince] = [delivered, performance.now()];
-            return (
-              (delivered + aborted >= theTraffic.acknowledged && inFlight === 0) ||
-              performance.now() - quietSince > QUIET_MS
-            );
-          },
-          { deadlineMs: 240_000, what: 'the queues drain', everyMs: 200 },
-        );
-        return checkDelivery({
-          sent: theTraffic.sent,
-          received: await theSink.deliveries(),
-          faults: [],
-          waitEnded: true,
-        });
-      },
+      judge: () => judgeTraffic(theTraffic, theSink),
       async leftovers() {
         const ring = await readRing(theStack.ringStore, theStack.clusterId);
         const running = (await theStack.platform.listNodes())

@@ -2,7 +2,7 @@
 import { randomBytes } from 'node:crypto';
 import { rm } from 'node:fs/promises';
 import path from 'node:path';
-import { checkDelivery } from '../../dev/checker/checker.ts';
+import type { checkDelivery } from '../../dev/checker/checker.ts';
 import { type KubeStack, type RingClusterObject, startKubeStack } from '../../dev/kube/kube-stack.ts';
 import { type SinkProcess, startSinkProcess } from '../../dev/sink/process.ts';
 import { seededSource } from '../../dev/traffic/source.ts';
@@ -11,6 +11,7 @@ import { dataRoot } from '../../platform/local/places.ts';
 import type { Ring } from '../../ring/ring.ts';
 import { readRing } from '../../ringstore/ringstore.ts';
 import { until } from '../support/wait.ts';
+import { judgeTraffic } from './judge.ts';
 
 export interface KubeCluster {
   readonly stack: KubeStack;
@@ -27,7 +28,6 @@ export interface KubeCluster {
   stop(): Promise<void>;
 }
 
-const QUIET_MS = 30_000;
 const STEADY_WITHIN_MS = 240_000;
 
 export async function startKubeCluster(options: {
@@ -90,29 +90,7 @@ export async function startKubeCluster(options: {
           },
           { deadlineMs: STEADY_WITHIN_MS, what: `the cluster is steady with ${nodes} nodes`, everyMs: 200 },
         ),
-      async judge() {
-        await theTraffic.stop();
-        await theSink.setDestinationMs(1);
-        let seen = -1;
-        let quietSince = performance.now();
-        await until(
-          async () => {
-            const { delivered, aborted, inFlight } = await theSink.stats();
-            if (delivered !== seen) [seen, quietSince] = [delivered, performance.now()];
-            return (
-              (delivered + aborted >= theTraffic.acknowledged && inFlight === 0) ||
-              performance.now() - quietSince > QUIET_MS
-            );
-          },
-          { deadlineMs: 240_000, what: 'the queues drain', everyMs: 200 },
-        );
-        return checkDelivery({
-          sent: theTraffic.sent,
-          received: await theSink.deliveries(),
-          faults: [],
-          waitEnded: true,
-        });
-      },
+      judge: () => judgeTraffic(theTraffic, theSink),
       async leftovers() {
         const { nodes, freeze, moves } = await ring();
         const wanted = await replicas();
