@@ -18,7 +18,7 @@ const COMMANDS = {
   ringmaster: { entry: 'client/cli/main.ts' },
   test: { entry: 'scripts/test.mjs', args: ['ordinary'], temporal: true, kube: 'optional' },
   'test:long': { entry: 'scripts/test.mjs', args: ['long'], temporal: true, kube: 'optional' },
-  'test:mutants': { entry: 'test/mutants/main.ts', temporal: true },
+  'test:mutants': { entry: 'test/mutants/main.ts', temporal: true, kube: 'optional' },
   lint: { entry: 'scripts/lint.mjs' },
   typecheck: { entry: 'scripts/typecheck.mjs' },
   format: { entry: 'scripts/format.mjs' },

@@ -1,0 +1,1048 @@
+/**
+ * The guards: lines that keep a promise (README.md, P1 to P6) or one of the rules without which a move is wrong, each with the test that must fail without it.
+ * `npm run test:mutants` takes them out, one by one. `test/house/mutants.unit.test.ts` keeps the list true to the source.
+ *
+ * A mutant is valid TypeScript (or SQL), changes nothing but the guard, and leaves the rest to run: what fails must be the promise and not the program.
+ */
+
+// biome-ignore-all lint/suspicious/noTemplateCurlyInString: source text, as it stands there
+
+export interface Guard {
+  /** What holds, as a sentence. */
+  readonly name: string;
+  /** Which promise or rule. */
+  readonly because: string;
+  readonly file: string;
+  /** Exact text of the source, which occurs once. */
+  readonly find: string;
+  readonly replace: string;
+  readonly tests: readonly string[];
+  /** Part of the full name of the tests that must fail: suites and test, with a space between. */
+  readonly only: string;
+  /** Why no test can fail: another guard stands behind this one. */
+  readonly knownSurvivor?: string;
+}
+
+/** Guards of one source file, told by the same tests. */
+const of = (
+  file: string,
+  tests: string | readonly string[],
+  guards: readonly (Omit<Guard, 'file' | 'tests'> & { readonly tests?: readonly string[] })[],
+): Guard[] => guards.map((guard) => ({ file, tests: typeof tests === 'string' ? [tests] : tests, ...guard }));
+
+const HELD_HERE = ['test/mutants/held-here.int.test.ts'];
+const HELD_HERE_UNIT = ['test/mutants/held-here.unit.test.ts'];
+
+export const guards: readonly Guard[] = [
+  // ---- the ring: who may do what, decided on the log
+
+  ...of('ring/decide.ts', 'test/ring/decide.unit.test.ts', [
+    {
+      name: 'a hand-over is refused to an attempt that was overtaken',
+      because: 'P1, P3: the claim is in the log, and the hand-over is conditional on it',
+      find: 'if (started.token !== command.token) {',
+      replace: 'if (started.token < 0) {',
+      only: 'is not handed over by an attempt that was overtaken',
+    },
+    {
+      name: 'each newer attempt gets a token of its own',
+      because: 'P1, P3: the claim is in the log',
+      find: 'if (open.attempt === command.attempt) return [];',
+      replace: 'if (open.attempt !== null) return [];',
+      only: 'is not handed over by an attempt that was overtaken',
+    },
+    {
+      name: 'a move that was handed over is not aborted',
+      because: 'P1: of hand-over and abort exactly one wins',
+      find: "if (open.state === 'handed over')\n        refuse('MOVE_HANDED_OVER'",
+      replace: "if (open.token < 0)\n        refuse('MOVE_HANDED_OVER'",
+      only: 'once handed over it is not aborted',
+    },
+    {
+      name: 'a move that was handed over is not claimed again',
+      because: 'P3: a second hand-over would change owners twice',
+      find: "if (open.state === 'handed over')\n    refuse('MOVE_HANDED_OVER'",
+      replace: "if (open.token < 0)\n    refuse('MOVE_HANDED_OVER'",
+      tests: HELD_HERE_UNIT,
+      only: 'a move that was handed over is not claimed again',
+    },
+    {
+      name: 'an operation whose freeze was taken over starts no more moves',
+      because: 'one operation holds the topology',
+      find: '  if (moveOf(ring, move)) return [];\n  assertHeld(ring, command.holder);',
+      replace: '  if (moveOf(ring, move)) return [];',
+      only: 'appends of the old holder are refused after a take-over',
+    },
+    {
+      name: 'a freeze is taken over only from the holder that was seen dead',
+      because: 'one operation holds the topology: a take-over is conditional',
+      find: 'if (command.takeOverFrom === ring.freeze.holder) {',
+      replace: 'if (command.takeOverFrom !== undefined) {',
+      only: 'is not taken over from a holder that has changed since it was seen',
+    },
+    {
+      name: 'a ring that is held is not frozen by another run',
+      because: 'one operation holds the topology',
+      find: "if (!ring.freeze) return [{ type: 'ring frozen'",
+      replace: "if (!ring.freeze || command.by.runId) return [{ type: 'ring frozen'",
+      only: 'freezing is refused to another run',
+    },
+    {
+      name: 'a freeze does not end while a move is started',
+      because: 'P4: no move is left without an operation that ends it',
+      find: "if (started.length > 0) refuse('MOVES_OPEN'",
+      replace: "if (started.length < 0) refuse('MOVES_OPEN'",
+      only: 'freezing does not end while a move is started',
+    },
+    {
+      name: 'a node does not leave while it owns a partition',
+      because: 'P5',
+      find: "if (owned.length > 0)\n        refuse('NODE_NOT_EMPTY'",
+      replace: "if (owned.length < 0)\n        refuse('NODE_NOT_EMPTY'",
+      only: 'a node does not leave while it owns a partition',
+    },
+    {
+      name: 'a node does not leave while a move names it',
+      because: 'P5',
+      find: "if (open) refuse('NODE_NOT_EMPTY'",
+      replace: "if (open && open.token < 0) refuse('NODE_NOT_EMPTY'",
+      only: 'a node does not leave while a move names it',
+    },
+    {
+      name: 'a node does not come back with another database',
+      because: 'P1: an empty, another or an older database never opens anything',
+      find: 'if (known && known.databaseId !== command.facts.databaseId) {',
+      replace: "if (known && known.databaseId === '') {",
+      only: 'a node does not come back with another database',
+    },
+    {
+      name: 'a move starts from the owner',
+      because: 'R4',
+      find: 'if (ring.owners[partition] !== from) {',
+      replace: "if (ring.owners[partition] === '') {",
+      only: 'a move starts from the owner',
+    },
+    {
+      name: 'a move goes to a member',
+      because: 'R4',
+      find: "if (!isMember(ring, to)) refuse('NODE_UNKNOWN'",
+      replace: "if (to === '') refuse('NODE_UNKNOWN'",
+      only: 'a move starts to a member',
+    },
+    {
+      name: 'no partition is in two moves',
+      because: 'R4',
+      find: "if (other) refuse('MOVE_INVALID'",
+      replace: "if (other && other.token < 0) refuse('MOVE_INVALID'",
+      only: 'starts with partitions that no other move names',
+    },
+    {
+      name: 'a partition does not leave its new owner before the former one has put away what it held',
+      because: 'P3: stale rows are gone before a node can own the partition again',
+      find: "if (uncleaned) refuse('MOVES_OPEN'",
+      replace: "if (uncleaned && uncleaned.token < 0) refuse('MOVES_OPEN'",
+      only: 'is not started for a partition whose last move is not cleaned up',
+    },
+    {
+      name: 'a move is completed only after its hand-over',
+      because: 'P1',
+      find: "if (open.state !== 'handed over') refuse('MOVE_INVALID'",
+      replace: "if (open.token < 0) refuse('MOVE_INVALID'",
+      only: 'is completed only after its hand-over',
+    },
+    {
+      name: 'nothing is decided on a log that is not understood',
+      because: 'versions N and N−1 work together',
+      find: "if (ring.notUnderstood.length > 0) {\n    refuse(\n      'RING_TOO_NEW'",
+      replace: "if (ring.notUnderstood.length < 0) {\n    refuse(\n      'RING_TOO_NEW'",
+      only: 'is folded, and then nothing is decided',
+    },
+  ]),
+
+  ...of('ring/ring.ts', HELD_HERE_UNIT, [
+    {
+      name: 'R1: every partition has an owner',
+      because: 'R1',
+      find: 'if (ring.owners.length !== ring.partitionCount)',
+      replace: 'if (ring.owners.length < 0)',
+      only: 'the ring refuses R1: a partition without an owner',
+    },
+    {
+      name: 'R1: owners are members',
+      because: 'R1',
+      find: 'if (!members.has(owner))',
+      replace: "if (owner === '')",
+      only: 'the ring refuses R1: an owner that is no member',
+    },
+    {
+      name: 'R2: the epoch lies between one and the version',
+      because: 'R2',
+      find: 'if (ring.epoch < 1 || ring.epoch > ring.version)',
+      replace: 'if (ring.epoch < 0)',
+      only: 'the ring refuses R2: an epoch above the version',
+    },
+    {
+      name: 'R3: a move is started only while somebody holds the ring',
+      because: 'R3',
+      find: "if (!ring.freeze) fail('R3'",
+      replace: "if (ring.version < 0) fail('R3'",
+      only: 'the ring refuses R3: a started move and no freeze',
+    },
+    {
+      name: 'R4: no partition is in two started moves',
+      because: 'R4',
+      find: "if (other !== undefined) fail('R4'",
+      replace: "if (other === '') fail('R4'",
+      only: 'the ring refuses R4: a partition in two started moves',
+    },
+    {
+      name: 'R4: a started move goes from the owner',
+      because: 'R4',
+      find: 'if (ring.owners[partition] !== open.from) {',
+      replace: "if (ring.owners[partition] === '') {",
+      only: 'the ring refuses R4: a started move of a partition that its source does not own',
+    },
+    {
+      name: 'R4: a started move goes to a member',
+      because: 'R4',
+      find: "if (!members.has(open.to)) fail('R4'",
+      replace: "if (open.to === '') fail('R4'",
+      only: 'the ring refuses R4: a started move to no member',
+    },
+    {
+      name: 'R5: nobody holds the ring under an old number',
+      because: 'R5',
+      find: 'if (ring.freeze && ring.freeze.holder !== ring.lastHolder) {',
+      replace: 'if (ring.freeze && ring.freeze.holder < 0) {',
+      only: 'the ring refuses R5: a freeze under an old holder number',
+    },
+    {
+      name: 'R5: a token is not above the version',
+      because: 'R5',
+      find: "if (open.token > ring.version) fail('R5'",
+      replace: "if (open.token < 0) fail('R5'",
+      only: 'the ring refuses R5: a token above the version',
+    },
+    {
+      name: 'a log with a gap is not folded',
+      because: 'state is the fold of all events',
+      find: 'if (recorded.version !== next.version + 1) {',
+      replace: 'if (recorded.version < 0) {',
+      tests: ['test/ring/decide.unit.test.ts'],
+      only: 'a gap in the log is not folded',
+    },
+  ]),
+
+  // ---- the log itself
+
+  ...of('ringstore/postgres.ts', 'test/ringstore/postgres.int.test.ts', [
+    {
+      name: 'of two appends at one version one is refused',
+      because: 'the ring store is the arbiter',
+      find: 'if (codeOf(error) === UNIQUE_VIOLATION) return false;',
+      replace: 'if (codeOf(error) === UNIQUE_VIOLATION) return true;',
+      only: 'of many who append at the same version exactly one wins',
+    },
+    {
+      name: 'an append that was answered survives a crash of the store',
+      because: 'P4: the store acknowledges only what is durable',
+      find: "await client.query('SET synchronous_commit = on');",
+      replace: '',
+      only: 'an append is synchronous',
+    },
+  ]),
+  ...of('ringstore/cursor.ts', 'test/ringstore/memory.unit.test.ts', [
+    {
+      name: 'a store with another history is not followed',
+      because: 'P6: one from an older backup must not rewrite history',
+      find: 'if (this.#hash !== null && last.hash !== this.#hash) {',
+      replace: "if (this.#hash === '') {",
+      only: 'a watcher that knows another event at its version does not follow',
+    },
+  ]),
+
+  // ---- a partition's row in the node's own database decides
+
+  ...of('jobsdb/sql/schema.ts', 'test/jobsdb/move.int.test.ts', [
+    {
+      name: 'a command older than one that the row has obeyed is refused',
+      because: 'P1: a node keeps the token with the state, and refuses an older one',
+      find: 'IF r.token > p_token THEN',
+      replace: 'IF false THEN',
+      only: 'a command older than one that the partition has obeyed is refused by its row',
+    },
+    {
+      name: 'nothing is fenced that was not quiesced for the same move',
+      because: 'P3: what is in flight has ended before the last rows are copied',
+      find: "(p_state = 'fenced' AND r.state = 'open')",
+      replace: 'false',
+      tests: HELD_HERE,
+      only: 'a fence without its quiesce is refused',
+    },
+    {
+      name: 'a quiesce that is repeated does not lift the fence',
+      because: 'P1: what is fenced stays fenced until the log ends the move',
+      find: "SET state = CASE WHEN t.state = 'fenced' THEN 'fenced' ELSE p_state END",
+      replace: 'SET state = p_state',
+      only: 'a retry does not get more time for a fence that is there',
+    },
+    {
+      name: 'intake, processing and statuses take the partition’s lock',
+      because: 'P1: the partition’s row decides, inside the transaction',
+      find: 'PERFORM pg_advisory_xact_lock_shared(${lockClass.partition}, p);',
+      replace: 'PERFORM 1;',
+      tests: ['test/node/intake.int.test.ts'],
+      only: 'an event is acknowledged only after its commit',
+    },
+    {
+      name: 'quiesce, fence and opening wait for the transactions that are inside',
+      because: 'P1: an intake that checked before the fence would commit after the last read',
+      find: 'PERFORM pg_advisory_xact_lock(${lockClass.partition}, p);',
+      replace: 'PERFORM pg_advisory_xact_lock_shared(${lockClass.partition}, p);',
+      tests: HELD_HERE,
+      only: 'a fence waits for an intake that is inside',
+    },
+    {
+      name: 'a process that is no longer the node stores nothing (RM001)',
+      because: 'P1: every transaction checks the instance number',
+      find: 'PERFORM pg_advisory_xact_lock_shared(${lockClass.partition}, p);\n  END LOOP;\n  SELECT n.instance INTO current_instance FROM ringmaster.node AS n;\n  IF current_instance IS DISTINCT FROM p_instance THEN',
+      replace:
+        'PERFORM pg_advisory_xact_lock_shared(${lockClass.partition}, p);\n  END LOOP;\n  SELECT n.instance INTO current_instance FROM ringmaster.node AS n;\n  IF false THEN',
+      tests: ['test/node/intake.int.test.ts'],
+      only: 'a process that is no longer the node stores and delivers nothing more',
+    },
+    {
+      name: 'a process that is no longer the node changes no state (RM001)',
+      because: 'P1: every transaction checks the instance number',
+      find: 'PERFORM pg_advisory_xact_lock(${lockClass.partition}, p);\n  END LOOP;\n  SELECT n.instance INTO current_instance FROM ringmaster.node AS n;\n  IF current_instance IS DISTINCT FROM p_instance THEN',
+      replace:
+        'PERFORM pg_advisory_xact_lock(${lockClass.partition}, p);\n  END LOOP;\n  SELECT n.instance INTO current_instance FROM ringmaster.node AS n;\n  IF false THEN',
+      only: 'a process that is no longer the node changes nothing',
+    },
+    {
+      name: 'a new process waits for the open transactions of the former one',
+      because: 'P1: what the former one still commits must not come behind the new one’s cursors',
+      find: 'PERFORM pg_advisory_xact_lock(${lockClass.instance}, 0);',
+      replace: 'PERFORM 1;',
+      tests: HELD_HERE,
+      only: 'a new process of the node waits for the open transaction of the former one',
+    },
+    {
+      name: 'a partition whose copy is not here is not opened (RM005)',
+      because: 'P1: a target that has lost its database owns nothing silently',
+      find: 'IF NOT EXISTS (SELECT FROM ringmaster.datasets WHERE move = m) THEN',
+      replace: 'IF false THEN',
+      tests: HELD_HERE,
+      only: 'a partition that was handed over without a copy here is not opened',
+    },
+    {
+      name: 'the rows of an import are invisible until the hand-over',
+      because: 'P3: nobody opens before the log says so',
+      find: 'VALUES (p_prefix, n, p_move, p_move IS NULL);',
+      replace: 'VALUES (p_prefix, n, p_move, true);',
+      tests: HELD_HERE,
+      only: 'what is imported is not seen before the hand-over',
+    },
+    {
+      name: 'statuses of the new owner lie above the imported ones',
+      because: 'P3: the highest id is a job’s state',
+      find: "coalesce(max(id), 0) + 1, false) FROM %1$s'",
+      replace: "1, false) FROM %1$s LIMIT 1'",
+      only: 'a status written at the new owner outranks every status that came along',
+    },
+    {
+      name: 'an older attempt reserves no ids',
+      because: 'P1: a write at the target holds the token row',
+      find: 'IF held IS DISTINCT FROM p_token THEN',
+      replace: 'IF false THEN',
+      tests: HELD_HERE,
+      only: 'an older attempt begins no pass once a newer one has prepared',
+    },
+    {
+      name: 'ids are reserved while nobody draws any',
+      because: 'P2: nothing that the target takes in falls into a block',
+      find: 'PERFORM pg_advisory_xact_lock(${lockClass.jobIds}, 0);',
+      replace: 'PERFORM 1;',
+      tests: HELD_HERE,
+      only: 'a reservation waits for whoever draws ids at the target',
+    },
+    {
+      name: 'ids of later passes, and of what the target takes in, lie above',
+      because: 'P2: order within a user is the order of ids',
+      find: "IF length > 0 THEN PERFORM setval(format('ringmaster.%I', prefix || '_job_id')::regclass, given + length); END IF;",
+      replace: '',
+      only: 'there and back and there again',
+    },
+  ]),
+
+  // ---- writes at the target hold the token row
+
+  ...of('jobsdb/imports.ts', 'test/jobsdb/move.int.test.ts', [
+    {
+      name: 'an older attempt writes no row',
+      because: 'P1, P3: every write at the target checks the token',
+      find: 'if (Number(held.rows[0]?.token) !== token)',
+      replace: 'if (held.rows.length < 0)',
+      tests: HELD_HERE,
+      only: 'an older attempt writes no row, also in a pass that it has begun',
+    },
+    {
+      name: 'the token row is held until the commit',
+      because: 'P3: a chunk in flight would land after the retry has prepared',
+      find: 'WHERE move = ${quoteLiteral(move)} FOR SHARE`;',
+      replace: 'WHERE move = ${quoteLiteral(move)}`;',
+      tests: HELD_HERE,
+      only: 'a newer attempt waits for a write that the older one has begun',
+    },
+    {
+      name: 'prepare raises the token',
+      because: 'P3: the older attempt is refused from then on',
+      find: "await client.query('UPDATE ringmaster.imports SET token = $2 WHERE move = $1', [move, token]);",
+      replace: '',
+      only: 'an older attempt cannot write at the target once a newer one has prepared',
+    },
+    {
+      name: 'an older attempt does not lower the token',
+      because: 'P3: the token only grows',
+      find: 'if (Number(known.rows[0].token) > token)',
+      replace: 'if (Number(known.rows[0].token) < 0)',
+      tests: HELD_HERE,
+      only: 'an older attempt does not lower the token of an import',
+    },
+    {
+      name: 'stale pending rows are gone before a copy is made',
+      because: 'P3: what a node holds of partitions that it does not own is stale',
+      find: '  await beforeFirst();\n',
+      replace: '',
+      tests: HELD_HERE,
+      only: 'stale rows at the target are put away before it can own the partition',
+    },
+  ]),
+
+  // ---- the copy
+
+  ...of('jobsdb/copy.ts', 'test/jobsdb/move.int.test.ts', [
+    {
+      name: 'a pass waits for the transactions that were writing when it took its mark',
+      because: 'P1 (C3): a row with a lower id that commits late is in the pass',
+      find: 'if (!fenced) await waitForWriters(source, taken.relations, job.signal);',
+      replace: '',
+      only: 'is in the pass: the copy waits for transactions that were writing',
+    },
+    {
+      name: 'what came in beyond the reserved ids goes as a pass of its own',
+      because: 'P1',
+      find: 'fenced && (await isPast(source, job, passes))',
+      replace: 'passes.length < 0',
+      only: 'what comes in after the last ids were reserved is brought as well',
+    },
+    {
+      name: 'a retry goes on after the last chunk that was committed',
+      because: 'P4 (C1)',
+      find: 'Number(done.rows[0]?.up_to ?? first)',
+      replace: 'Number(done.rows.length < 0 ? null : first)',
+      only: 'copies in chunks, and a retry goes on after the last one',
+    },
+    {
+      name: 'chunks are compared by digest (COPY_DIFFERS)',
+      because: 'P1 (C4): content is verified chunk by chunk',
+      find: 'if (sent.row_count !== written.row_count || sent.digest !== written.digest) {',
+      replace: 'if (sent.row_count === written.digest) {',
+      tests: HELD_HERE,
+      only: 'a row that changes on its way is found',
+    },
+    {
+      name: 'the pending sets have the same number of jobs',
+      because: 'P1: a move that cannot prove its copy aborts (VERIFY_MISMATCH)',
+      find: 'if (sent.pending !== imported.pending || sent.digest !== imported.digest) {',
+      replace: "if (sent.pending === '' || imported.pending === '') {",
+      only: 'verification finds a row that is missing',
+    },
+    {
+      name: 'the pending sets have the same content, states and order',
+      because: 'P1, P2: a move that cannot prove its copy aborts (VERIFY_MISMATCH)',
+      find: 'sent.pending !== imported.pending || sent.digest !== imported.digest',
+      replace: 'sent.pending !== imported.pending',
+      only: 'verification finds two rows that changed places',
+    },
+    {
+      name: 'passes whose ids do not follow each other are not handed over',
+      because: 'P2 (C2)',
+      find: 'if (next.after < before.upTo || next.after + next.constant < before.upTo + before.constant) {',
+      replace: 'if (next.after < 0) {',
+      tests: HELD_HERE,
+      only: 'passes whose ids do not lie above each other are found',
+    },
+    {
+      name: 'the window of messageIds goes along',
+      because: 'P3: what a client sends again is not stored again',
+      find: 'const messageIds = await copyMessageIds(context, client, before?.messageIdsUpTo ?? 0);',
+      replace: 'const messageIds = 0;',
+      only: 'brings the window of messageIds',
+    },
+  ]),
+
+  // ---- the steward
+
+  ...of('node/steward.ts', 'test/jobsdb/move.int.test.ts', [
+    {
+      name: 'a command is obeyed only after the log is folded to its token (S2)',
+      because: 'P1: a node that lags would lift the fence of the next move, seeing the abort of the last',
+      find: 'while (this.#ring.version < token) {',
+      replace: 'while (token < 0) {',
+      tests: HELD_HERE,
+      only: 'a node that lags obeys only after it has folded the command’s token',
+    },
+    {
+      name: 'a command is obeyed only under the move’s latest claim (S2)',
+      because: 'P1: an older one is refused',
+      find: "if (move.token !== command.token)\n      refuse('STALE_TOKEN'",
+      replace: "if (move.token < 0)\n      refuse('STALE_TOKEN'",
+      only: 'an older attempt cannot command source or target once a newer one has claimed',
+    },
+    {
+      name: 'prepare is refused for partitions that the node owns',
+      because: 'P1: prepare touches nothing that this node owns',
+      find: "if (row.state !== 'closed' || this.#ring.owners[partition] === this.#session.node) {",
+      replace: 'if (row.token < -1 && partition < 0) {',
+      only: 'prepare is refused for partitions that the node owns',
+    },
+    {
+      name: 'nobody opens before the log says so (S3)',
+      because: 'P2, P3: two owners',
+      find: 'if (ring.owners[partition] !== this.#session.node)\n      return row === undefined',
+      replace:
+        'if (ring.owners[partition] !== this.#session.node && !ring.moves.some((open) => open.to === this.#session.node && open.partitions.includes(partition)))\n      return row === undefined',
+      tests: HELD_HERE,
+      only: 'what is imported is not seen before the hand-over',
+    },
+    {
+      name: 'no state is derived from a position below the row’s token (S3)',
+      because: 'P1: a row was set under what the node saw then',
+      find: 'if (row && row.token > ring.version) return null;',
+      replace: '',
+      tests: HELD_HERE,
+      only: 'a row that was set under a later position than the log’s stays as it is',
+    },
+    {
+      name: 'a fence is lifted only when its move is over',
+      because: 'P1: quiesce and fence survive a restart',
+      find: "return moveOf(ring, row.move!)?.state === 'started' ? null : 'open';",
+      replace: "return 'open';",
+      only: 'a restart finds its fence as it was',
+    },
+    {
+      name: 'a node that starts folds the whole log before it concludes anything',
+      because: 'P1: from a part of the log a move that goes on looks like one that is over',
+      find: 'events = await this.#store.read(clusterId);',
+      replace: 'events = await this.#store.read(clusterId, 0, 100);',
+      only: 'over a long log does not take a move that goes on for one that is over',
+    },
+    {
+      name: 'a node with another database opens nothing',
+      because: 'P1: it says so by name (NODE_OTHER_DATABASE)',
+      find: 'if (!facts || facts.databaseId === this.#session.databaseId) {',
+      replace: "if (!facts || facts.databaseId !== '') {",
+      only: 'with another database: it opens nothing and says why',
+    },
+    {
+      name: 'nothing starts from the moment of a quiesce',
+      because: 'P3: memory first, then the locks',
+      find: 'this.#work.stop(commanded.partitions);',
+      replace: '',
+      only: 'a command older than one that the partition has obeyed is refused by its row',
+    },
+    {
+      name: 'a quiesce waits for what is in flight, and not for ever',
+      because: 'P3: what is in flight finishes before the delta is copied',
+      find: 'await this.#waitIdle(move, command.limitMs, signal);',
+      replace: '',
+      only: 'QUIESCE_TIMEOUT names the destination',
+    },
+    {
+      name: 'the source aborts by itself when nobody ends the move (dead-man)',
+      because: 'P4: no state is without an exit',
+      find: 'const timer = setTimeout(() => void this.#abortOverdue(move, afterMs), afterMs);',
+      replace: 'const timer = setTimeout(() => undefined, afterMs);',
+      only: 'the source aborts by itself when nobody ends the move',
+    },
+    {
+      name: 'a retry gets no more time for a fence that is there',
+      because: 'clients are waiting',
+      find: 'if (armed && (armed.fenced || !fenced)) return;',
+      replace: 'if (armed && !fenced) return;',
+      only: 'a retry does not get more time for a fence that is there',
+    },
+    {
+      name: 'the copy of an aborted move is forgotten',
+      because: 'P3: what it left must not be there when the partition comes again',
+      find: 'await this.#alone([], (client) => dropImport(client, move));',
+      replace: 'void move;',
+      only: 'lifts the fence at the source and is forgotten at the target',
+    },
+    {
+      name: 'the source puts away what it moved (S4)',
+      because: 'P3: stale rows are never delivered',
+      find: 'const marked = await this.#alone(partitions, (client) => putAwayStale(client, partitions));',
+      replace: 'const marked = partitions.length - partitions.length;',
+      only: 'brings every pending job, in order',
+    },
+    {
+      name: 'what is about to be received is not put away (S4)',
+      because: 'P3: the copy of a move that goes on stays',
+      find: '.filter((candidate) => !incoming.has(candidate))',
+      replace: '',
+      only: 'over a long log does not take a move that goes on for one that is over',
+    },
+    {
+      name: 'a node that is no member puts nothing away (S4)',
+      because: 'P1: nobody knows whether its pending jobs were moved',
+      find: 'if (!isMember(ring, this.#session.node)) return false;',
+      replace: '',
+      only: 'and comes back with pending jobs, as from an older volume',
+    },
+  ]),
+
+  // ---- the node's working parts
+
+  ...of('node/intake.ts', 'test/node/intake.int.test.ts', [
+    {
+      name: 'a partition is taken in only where its row says so',
+      because: 'P1, P2: nodes, not routers, enforce ownership',
+      find: "return state !== 'open' && state !== 'paused';",
+      replace: 'return state.length === 0;',
+      only: 'a partition that is not taken in',
+    },
+    {
+      name: 'a messageId that comes twice in one group is stored once',
+      because: 'P3 (I4)',
+      find: 'if (seen.has(key)) return;',
+      replace: '',
+      only: 'a messageId that comes again is acknowledged, stored once',
+    },
+  ]),
+  ...of('node/transaction.ts', 'test/node/intake.int.test.ts', [
+    {
+      name: 'what is acknowledged is committed',
+      because: 'P1 (I1)',
+      find: 'await this.#commit(client, inDoubt);',
+      replace: 'this.#commit(client, inDoubt).catch(() => undefined);',
+      only: 'a COMMIT whose answer is lost is answered 500',
+    },
+    {
+      name: 'a commit in doubt is waited for before the next transaction',
+      because: 'P1, P3: it would bring ids below a reader’s cursor',
+      find: 'await this.#transaction(beginAlone(this.#session.instance, this.#inDoubt), [], async () => undefined);',
+      replace: '',
+      tests: HELD_HERE,
+      only: 'after a commit in doubt the next transaction waits until that one has ended',
+    },
+  ]),
+  ...of('node/processor.ts', HELD_HERE, [
+    {
+      name: 'only partitions whose row says open are processed',
+      because: 'P3: the row decides, never memory',
+      find: "const isOpen = ({ partition }: Cursor): boolean => entered.get(partition)?.state === 'open';",
+      replace: 'const isOpen = ({ partition }: Cursor): boolean => entered.has(partition);',
+      only: 'a partition that its row says is paused is not processed',
+    },
+  ]),
+  ...of('node/delivery.ts', HELD_HERE, [
+    {
+      name: 'nothing is delivered unless the partition’s row says open (D1)',
+      because: 'P3: the row decides, never memory',
+      find: "const isOpen = (entered: EnteredPartitions, { place }: Lane): boolean => entered.get(place.partition)?.state === 'open';",
+      replace: 'const isOpen = (entered: EnteredPartitions, { place }: Lane): boolean => entered.has(place.partition);',
+      only: 'of a partition that its row says is paused nothing more is delivered',
+    },
+    {
+      name: 'a result is written only while the partition is this node’s',
+      because: 'P3: after the fence nothing changes what was copied',
+      find: "isOpen(entered, lane) || entered.get(lane.place.partition)?.state === 'paused'",
+      replace: 'entered.has(lane.place.partition)',
+      only: 'the result of a delivery that ends after the fence is not written',
+    },
+  ]),
+  ...of('node/lanes.ts', 'test/node/lanes.unit.test.ts', [
+    {
+      name: 'a job that is in flight is not started again by an opening (L3)',
+      because: 'P3',
+      find: 'if (row.id <= lane.lastId) continue;\n      if (lane.spilled',
+      replace: 'if (lane.spilled',
+      only: 'random steps keep order, repeat nothing and forget nothing',
+    },
+    {
+      name: 'what did not fit into memory is not overtaken (L2)',
+      because: 'P2',
+      find: 'if (lane.spilled || lane.jobs.length >= this.#limits.userJobsMax) this.#setSpilled',
+      replace: 'if (lane.jobs.length >= this.#limits.userJobsMax) this.#setSpilled',
+      only: 'random steps keep order, repeat nothing and forget nothing',
+    },
+    {
+      name: 'while rows are being read no lane is forgotten (L4)',
+      because: 'P3',
+      find: 'if (this.#reading) this.#leftovers.push(lane);\n    else this.#remove(lane);',
+      replace: 'this.#remove(lane);',
+      only: 'random steps keep order, repeat nothing and forget nothing',
+    },
+    {
+      name: 'the next job of a user waits until the one before has ended for good (L1)',
+      because: 'P2',
+      find: "return lane.outcome.state === 'failed' ? undefined : lane.jobs[1];",
+      replace: 'return lane.jobs[1];',
+      only: 'random steps keep order, repeat nothing and forget nothing',
+      knownSurvivor: '`finish` does not queue a lane whose job has failed: this is the second of two guards',
+    },
+  ]),
+
+  // ---- what the orchestrator asks
+
+  ...of('activities/move.ts', HELD_HERE, [
+    {
+      name: 'nothing is handed over that was not verified',
+      because: 'P1: or the move aborts',
+      find: 'const proof = await copy.verify();',
+      replace: 'const proof = { jobsPending: 0, jobsCopied: 0, prefixes: [] };',
+      only: 'a copy that differs is not handed over',
+    },
+    {
+      name: 'trouble after the quiesce aborts the move at once',
+      because: 'P4: clients are waiting',
+      find: 'if (signal.aborted || isPastAborting(error)) throw error;',
+      replace: 'if (signal.aborted || error) throw error;',
+      only: 'trouble inside the fence aborts the move',
+    },
+    {
+      name: 'an attempt that was overtaken aborts nothing',
+      because: 'P4: the move is another attempt’s by now',
+      find: 'if (signal.aborted || isPastAborting(error)) throw error;',
+      replace: 'if (signal.aborted) throw error;',
+      only: 'an attempt that was overtaken in its cut-over leaves the move alone',
+    },
+  ]),
+  ...of('activities/verify.ts', HELD_HERE, [
+    {
+      name: 'a cluster whose moves lack their proof is not good',
+      because: 'P5: nothing is removed before',
+      find: "if (state !== 'completed' || !proof) {",
+      replace: "if (state === 'aborted' && !proof) {",
+      only: 'a move without its proof fails the verification of the cluster',
+    },
+  ]),
+  ...of('activities/pods.ts', 'test/workflows/scale-cluster.int.test.ts', [
+    {
+      name: 'a node with pending jobs of an earlier life does not join (NODE_HAS_JOBS)',
+      because: 'P1: as a member it would put them away',
+      find: 'if (pendingJobs > 0) {\n      // As a member',
+      replace: 'if (pendingJobs < 0) {\n      // As a member',
+      only: 'a node that comes back with pending jobs in its database does not join',
+    },
+    {
+      name: 'a node that holds pending jobs is not removed (NODE_NOT_EMPTY)',
+      because: 'P5: looked at right before',
+      find: "if (pendingJobs > 0)\n      throw new CodedError('NODE_NOT_EMPTY'",
+      replace: "if (pendingJobs < 0)\n      throw new CodedError('NODE_NOT_EMPTY'",
+      only: 'a node that still holds jobs is not removed',
+    },
+    {
+      name: 'a node that owns a partition is not removed (NODE_NOT_EMPTY)',
+      because: 'P5',
+      find: "if (owned > 0)\n      throw new RingRefusal('NODE_NOT_EMPTY'",
+      replace: "if (owned < 0)\n      throw new RingRefusal('NODE_NOT_EMPTY'",
+      tests: HELD_HERE,
+      only: 'a node that owns a partition is not removed',
+      knownSurvivor:
+        'the ring refuses `leave node` by the same code right behind it (ring/decide.ts), before anything is touched',
+    },
+    {
+      name: 'the database of a node is looked into once more before it goes',
+      because: 'P5: the last look',
+      find: '...(left ? { lastLook: (database) => deps.assertNothingPending(node, database) } : {}),',
+      replace: '',
+      tests: HELD_HERE,
+      only: 'the platform is given a last look into the database of a member that leaves',
+    },
+    {
+      name: 'the data of a node that was never looked into stays',
+      because: 'P5',
+      find: 'deleteData: left !== undefined && input.deleteVolumes === true,',
+      replace: 'deleteData: input.deleteVolumes === true,',
+      tests: HELD_HERE,
+      only: 'the data of a node that never joined stays, whatever was asked',
+    },
+    {
+      name: 'strangers above go with their data kept',
+      because: 'P5: nobody has looked into them',
+      find: '{ deleteData: false, left: { cluster: input.clusterId',
+      replace: '{ deleteData: true, left: { cluster: input.clusterId',
+      only: 'nodes that somebody added by hand above the one that leaves are removed first',
+    },
+    {
+      name: 'a member above the node that leaves is not removed',
+      because: 'P5',
+      find: 'if (above.some((node) => isMember(ring, node))) throw changed;',
+      replace: '',
+      tests: HELD_HERE,
+      only: 'a member above the node that leaves stays',
+    },
+  ]),
+  ...of('activities/last-look.ts', HELD_HERE, [
+    {
+      name: 'the last look finds pending jobs',
+      because: 'P5',
+      find: 'if (pendingJobs > 0) {',
+      replace: 'if (pendingJobs < 0) {',
+      only: 'the last look finds a pending job, and lets an empty database go',
+    },
+  ]),
+  ...of('activities/index.ts', 'test/activities/other-cluster.unit.test.ts', [
+    {
+      name: 'a worker of one cluster does nothing for another (WORKER_OTHER_CLUSTER)',
+      because: 'P5: node-2 of one cluster must not be taken for the other’s',
+      find: 'if (input.clusterId === only) return',
+      replace: "if (input.clusterId !== '') return",
+      only: 'a worker of one cluster refuses what its task queue brings for another',
+    },
+  ]),
+  ...of('activities/ring.ts', 'test/activities/ring.int.test.ts', [
+    {
+      name: 'a freeze is taken over only where its run was seen to have ended',
+      because: 'one operation holds the topology',
+      find: 'const takeOver = before && ended !== null ? { takeOverFrom: before.holder, because: ended } : {};',
+      replace: "const takeOver = before ? { takeOverFrom: before.holder, because: ended ?? '' } : {};",
+      tests: HELD_HERE,
+      only: 'the freeze of a run that goes on is not taken over',
+    },
+    {
+      name: 'where Temporal cannot be asked nobody takes over',
+      because: 'one operation holds the topology',
+      find: 'await deps.holders.endOf(before) : null;',
+      replace: "await deps.holders.endOf(before).catch(() => 'unknown') : null;",
+      only: 'where Temporal cannot be asked nobody takes over',
+    },
+    {
+      name: 'an aborted try is never taken up again',
+      because: 'P3: its copy is being forgotten',
+      find: 'const nextTry = Math.max(input.tryFrom, lastTry + 1);',
+      replace: 'const nextTry = input.tryFrom;',
+      only: 'never takes up an aborted try again',
+    },
+  ]),
+  ...of('workflows/scale-cluster.ts', 'test/workflows/scale-cluster.int.test.ts', [
+    {
+      name: 'the highest ordinals go first',
+      because: 'P5: a StatefulSet drops its highest',
+      find: 'ordinalOf(b) - ordinalOf(a)',
+      replace: 'ordinalOf(a) - ordinalOf(b)',
+      only: 'scales down: the highest ordinals are emptied, verified empty, and removed',
+    },
+  ]),
+
+  // ---- the router
+
+  ...of('router/gates.ts', 'test/router/gates.unit.test.ts', [
+    {
+      name: 'at a gate and in a lane requests go in the order of their arrival',
+      because: 'P2',
+      find: 'while (at > 0 && tickets[at - 1]!.seq > ticket.seq) at -= 1;',
+      replace: '',
+      tests: HELD_HERE_UNIT,
+      only: 'a request that is refused late goes before the ones that came after it',
+    },
+    {
+      name: 'of the held requests of a user one is on its way at a time',
+      because: 'P2: they never overtake each other while held',
+      find: 'if (lanes.some((lane) => lane.sending !== null || lane.tickets[0] !== ticket)) return;',
+      replace: '',
+      only: '200 seeds of requests, refusals, losses and clients that leave',
+    },
+    {
+      name: 'one request tries at a gate, the others wait for what becomes of it',
+      because: 'a node that is behind is not stormed',
+      find: "if (gates.some((gate) => gate.state !== 'ready')) {",
+      replace: "if (gates.some((gate) => gate.state === 'shut')) {",
+      tests: HELD_HERE_UNIT,
+      only: 'a request that comes while another one tries waits for what becomes of it',
+    },
+    {
+      name: 'not-owner from a node that is ahead: its version is waited for',
+      because: '421 from a node that has seen more makes the router refresh its ring',
+      find: '} else if (why.version > ring.version) {',
+      replace: '} else if (why.version < 0) {',
+      tests: HELD_HERE_UNIT,
+      only: 'a version that a node has seen and the router has not is waited for',
+    },
+    {
+      name: 'a router holds so many requests and bytes and no more',
+      because: 'bounded memory',
+      find: 'if (this.#held >= heldRequestsMax || this.#heldBytes + ticket.bytes > heldBytesMax) {',
+      replace: 'if (this.#held < 0) {',
+      tests: ['test/router/router.unit.test.ts'],
+      only: 'has a bound on requests: one more gets 503',
+    },
+    {
+      name: 'a held request whose client has gone is dropped',
+      because: 'P3: the client sends it again',
+      find: "if (ticket.state === 'waiting') this.#refuseTicket(ticket, new HoldRefused('CLIENT_GONE'",
+      replace: "if (ticket.seq < 0) this.#refuseTicket(ticket, new HoldRefused('CLIENT_GONE'",
+      tests: HELD_HERE_UNIT,
+      only: 'a held request is dropped as soon as its client has gone',
+    },
+  ]),
+  ...of('router/upstream.ts', 'test/router/router.unit.test.ts', [
+    {
+      name: 'a 421 of a node is understood, and no client sees it',
+      because: 'P2: what is fenced is held',
+      find: '(answer.status === 421 && refusalOf(answer)) ||',
+      replace: '(answer.status === 0 && refusalOf(answer)) ||',
+      only: 'lasts until the hand-over, keeps the order of each user',
+    },
+    {
+      name: 'only what a node has provably not stored is sent again',
+      because: 'P3',
+      find: "this.#resolve(this.#started ? { kind: 'unknown', because }",
+      replace: "this.#resolve(this.#status < 0 ? { kind: 'unknown', because }",
+      only: 'a connection that breaks after the request was sent: 502, and never again',
+    },
+  ]),
+  ...of('router/forward.ts', 'test/router/router.unit.test.ts', [
+    {
+      name: '2xx is answered only when every part is stored',
+      because: 'P1',
+      find: 'if (failed.length === 0) return answers[0]!;',
+      replace: 'if (failed.length < answers.length) return answers[0]!;',
+      only: 'is answered with an error that tells which events, when one part is not stored',
+    },
+  ]),
+
+  // ---- the operator
+
+  ...of('operator/decide.ts', 'test/operator/decide.unit.test.ts', [
+    {
+      name: 'a wish whose status was lost starts nothing twice (O1)',
+      because: 'one operation for each generation',
+      find: 'const isDecided = wish.decided || seen.startedForWish !== null;',
+      replace: 'const isDecided = wish.decided;',
+      only: 'nor where the status was lost',
+    },
+    {
+      name: 'a wish that was decided on starts nothing (O1)',
+      because: 'what others change by hand is told and never fought',
+      find: 'const isDecided = wish.decided || seen.startedForWish !== null;',
+      replace: 'const isDecided = seen.startedForWish !== null;',
+      only: 'a ring that somebody scaled by hand',
+    },
+    {
+      name: 'an operation of somebody else is never steered (O2)',
+      because: 'O2',
+      find: '  if (!isOurs) {',
+      replace: "  if (actor === '') {",
+      only: 'operation is never c',
+    },
+    {
+      name: 'nothing is started on what is not known (O3)',
+      because: 'O3',
+      find: 'const verdict = trouble ? whileAway(trouble, wish, seen) : judge(wish, seen);',
+      replace: 'const verdict = judge(wish, seen);',
+      only: 'while Temporal is away nothing',
+    },
+    {
+      name: 'the status never loses the number of nodes (O4)',
+      because: 'O4: autoscalers read it',
+      find: 'nodes: ring?.nodes.length ?? before.nodes ?? 0,',
+      replace: 'nodes: ring?.nodes.length ?? 0,',
+      only: 'while the ring store is away keeps the last number of nodes',
+    },
+  ]),
+  ...of('operator/claims.ts', 'test/operator/decide.unit.test.ts', [
+    {
+      name: 'the volume of a member is not cleaned up',
+      because: 'P5',
+      find: 'isMember(seen.ring, `node-${Number(ordinal)}`)',
+      replace: "ordinal === ''",
+      only: 'its node is a member again',
+    },
+    {
+      name: 'a volume that a pod has is not cleaned up',
+      because: 'P5',
+      find: 'seen.inUse.has(claim.name)',
+      replace: "claim.name === ''",
+      only: 'volumes of nodes that left a pod has it',
+    },
+  ]),
+
+  // ---- Kubernetes
+
+  ...of('platform/kubernetes/sets.ts', 'test/platform/kubernetes.int.test.ts', [
+    {
+      name: 'replicas are set once, conditional on what was read',
+      because: 'two workers, or a person, never undo each other',
+      find: 'body: { ...scale, spec: { replicas: wanted } },',
+      replace: 'body: { ...scale, metadata: { name, namespace }, spec: { replicas: wanted } },',
+      tests: ['test/mutants/held-here-kube.int.test.ts'],
+      only: 'replicas that somebody changes in between are decided on again',
+    },
+    {
+      name: 'volumes that would go with the replicas are refused (STATEFULSET_STRATEGY)',
+      because: 'P5: nobody has looked whether they are empty',
+      find: "if (retention?.whenScaled === 'Delete')",
+      replace: "if (retention?.whenScaled === '')",
+      only: 'spec.persistentVolumeClaimRetentionPolicy.whenScaled',
+    },
+  ]),
+  ...of('platform/kubernetes/index.ts', 'test/platform/kubernetes.int.test.ts', [
+    {
+      name: 'only the highest ordinal is taken away (REPLICAS_CHANGED)',
+      because: 'P5: a StatefulSet can only lose its highest pod',
+      find: 'if (above.length === 0) return;',
+      replace: 'if (above.length >= 0) return;',
+      only: 'down only the highest goes',
+    },
+    {
+      name: 'replicas that were lowered by hand are told and not put back',
+      because: 'what others change by hand is never fought',
+      find: 'if (replicasOf(now) <= highest) throw this.#sets.lowered(now, highest);',
+      replace: '',
+      only: 'replicas lowered by hand in the middle are told',
+    },
+    {
+      name: 'the last look comes before the database goes',
+      because: 'P5',
+      find: 'if (there) await removal.lastLook(await this.#database(ordinal));',
+      replace: '',
+      only: 'what the last look finds is what it is refused with, and the database stays',
+    },
+    {
+      name: 'only volumes that were looked into are deleted',
+      because: 'P5',
+      find: 'before.filter((claim) => looked || isLeft(claim))',
+      replace: 'before.filter((claim) => claim)',
+      only: 'with its data, but the database went before anybody looked: the claim is kept',
+    },
+    {
+      name: 'no backend is started before its database',
+      because: 'never more backends than databases',
+      find: "await this.#waitReady('postgres', databases, patience);",
+      replace: '',
+      only: 'a node comes up with its database first',
+    },
+  ]),
+  ...of('platform/kubernetes/claims.ts', 'test/platform/kubernetes.int.test.ts', [
+    {
+      name: 'a volume that is taken into use again no longer says that it was left',
+      because: 'P5: a clean-up must not take it',
+      find: 'return { [LEFT_EPOCH_LABEL]: null, [LEFT_AT_LABEL]: null };',
+      replace: 'return null;',
+      only: 'its claim says so, and a later node takes it over',
+    },
+  ]),
+  ...of('deploy/helm/ringmaster/templates/guard.yaml', 'test/deploy/guard.int.test.ts', [
+    {
+      name: 'the API server refuses fewer replicas to everyone but the worker',
+      because: 'P5: it holds while all of Ringmaster is down',
+      find: 'variables.worker || variables.wanted >= variables.now',
+      replace: 'variables.worker || variables.wanted >= 0',
+      only: 'fewer replicas are refused to everyone but the worker',
+    },
+  ]),
+];
