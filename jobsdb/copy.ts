@@ -27,6 +27,9 @@ import { attachedDatasets, partitionIdsByDataset } from './stale.ts';
 
 /** Rows in one chunk: one transaction at the target, the unit of resuming. About 5 MB of RudderStack events. */
 export const CHUNK_ROWS_MAX = 10_000;
+/** How full a chunk shall be, so that one a little denser than the last still has room; and how much wider in ids one may be than the last. */
+const CHUNK_FILL = 0.75;
+const CHUNK_GROWTH = 4;
 /** Ids that a cut-over reserves ahead: what the source takes in, for all its partitions, between two steps of ours. */
 const RESERVED_IDS = 10_000;
 /** How long a pass waits for transactions that were writing when it took its mark. */
@@ -108,9 +111,10 @@ export async function openCopy(job: CopyJob): Promise<Copy> {
           atSource = digestSource(job, reader);
           atSource.catch(() => undefined); // told by verify
         }
-        const result = await runPass(job, source, target, passes, fenced);
+        const run = () => runPass(job, { source, reader, target }, passes, fenced);
+        const result = await run();
         // More came in between than was reserved for: the rest goes as a pass of its own.
-        return fenced && (await isPast(source, job, passes)) ? runPass(job, source, target, passes, fenced) : result;
+        return fenced && (await isPast(source, job, passes)) ? run() : result;
       },
       async reserve() {
         const taken = await readMarks(source, job, await attachedDatasets(source));
@@ -121,7 +125,7 @@ export async function openCopy(job: CopyJob): Promise<Copy> {
       },
       async verify() {
         atSource ??= digestSource(job, reader);
-        return compare(job, target, passes, await atSource);
+        return compare(job, target, passes, atSource);
       },
     };
   } catch (error) {
@@ -143,11 +147,16 @@ export async function withCopy<T>(job: CopyJob, use: (copy: Copy) => Promise<T>)
   }
 }
 
+interface Connections {
+  readonly source: pg.ClientBase;
+  readonly reader: pg.ClientBase;
+  readonly target: pg.ClientBase;
+}
+
 /** `passes`: what the ledger has, kept up here; nobody else writes there under our token. */
 async function runPass(
   job: CopyJob,
-  source: pg.ClientBase,
-  target: pg.ClientBase,
+  { source, reader, target }: Connections,
   passes: Pass[],
   fenced: boolean,
 ): Promise<PassResult> {
@@ -161,13 +170,20 @@ async function runPass(
     taken = await readMarks(source, job, await attachedDatasets(source));
     if (!fenced) await waitForWriters(source, taken.relations, job.signal);
   }
+  // Only where there is much to read; and after the fence the reader compares pending sets already.
+  const ahead = earlier.length === 0 && !fenced;
   await source.query('BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY');
   try {
     const datasets = await sourceDatasets(source, job);
     const pass = resumed ?? (await beginPass(target, job, source, datasets, earlier, taken!));
     if (!resumed) passes.push(pass);
+    if (ahead) await seeAs(source, reader);
     const copy = (transaction: Transaction) =>
-      copyRows({ job, source, target, transaction, datasets }, [...earlier, pass], earlier.at(-1)?.marks);
+      copyRows(
+        { job, source, reader: ahead ? reader : source, target, transaction, datasets },
+        [...earlier, pass],
+        earlier.at(-1)?.marks,
+      );
     // The first pass commits chunk by chunk, and a retry goes on after the last. A later one is small, and clients may be waiting: one commit for all.
     const result =
       earlier.length === 0
@@ -176,8 +192,17 @@ async function runPass(
     passes[passes.length - 1] = { ...pass, done: true };
     return result;
   } finally {
-    void source.query('ROLLBACK').catch(() => undefined); // what follows on this connection waits for it anyway
+    // What follows on these connections waits for it anyway.
+    for (const client of ahead ? [source, reader] : [source]) void client.query('ROLLBACK').catch(() => undefined);
   }
+}
+
+/** The second connection reads the snapshot of the first. */
+async function seeAs(first: pg.ClientBase, second: pg.ClientBase): Promise<void> {
+  const { snapshot } = await oneRow<{ snapshot: string }>(first, 'SELECT pg_export_snapshot() AS snapshot');
+  await second.query(
+    `BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT ${quoteLiteral(snapshot)}`,
+  );
 }
 
 /** Whether the source has given ids beyond the last pass. */
@@ -196,6 +221,8 @@ type Transaction = <T>(change: (client: pg.ClientBase) => Promise<T>) => Promise
 interface PassContext {
   readonly job: CopyJob;
   readonly source: pg.ClientBase;
+  /** Sees the snapshot of `source`, and may be used while that streams; in later passes it is `source` itself. */
+  readonly reader: pg.ClientBase;
   readonly target: pg.ClientBase;
   readonly transaction: Transaction;
   readonly datasets: readonly sql.SourceDataset[];
@@ -313,7 +340,7 @@ async function beginPass(
   const spans: Record<string, Omit<PrefixMarks, 'constant'>> = {};
   for (const { prefix } of job.datasets) {
     const upTo = taken.jobIds[prefix]!;
-    const after = last ? last.prefixes[prefix]!.upTo : await lowestPending(source, datasets, prefix, upTo);
+    const after = last ? last.prefixes[prefix]!.upTo : await lowestId(source, datasets, prefix, upTo);
     spans[prefix] = { after, upTo, statusUpTo: taken.statusIds[prefix] ?? {} };
   }
   const pass = (earlier.at(-1)?.pass ?? 0) + 1;
@@ -335,20 +362,17 @@ function refuseByState(error: unknown): never {
   throw new CodedError(code, (error as Error).message, {}, { cause: error });
 }
 
-async function lowestPending(
+async function lowestId(
   source: pg.ClientBase,
   datasets: readonly sql.SourceDataset[],
   prefix: string,
   upTo: number,
 ): Promise<number> {
-  const found = await source.query<{ lowest: string | null }>(
-    sql.selectLowestPending(
-      datasets.filter((other) => other.prefix === prefix),
-      upTo,
-    ),
+  const { lowest } = await oneRow<{ lowest: string | null }>(
+    source,
+    sql.selectLowest(datasets.filter((other) => other.prefix === prefix)),
   );
-  const lowest = found.rows[0]?.lowest;
-  return lowest === null || lowest === undefined ? upTo : Number(lowest) - 1;
+  return lowest === null ? upTo : Math.min(Number(lowest) - 1, upTo);
 }
 
 async function sourceDatasets(source: pg.ClientBase, job: CopyJob): Promise<sql.SourceDataset[]> {
@@ -366,7 +390,7 @@ async function copyJobs(
   dataset: number,
   datasets: readonly sql.SourceDataset[],
 ): Promise<number> {
-  const { job, source, target, transaction } = context;
+  const { job, source, reader, target, transaction } = context;
   const { upTo, constant, after: first } = marks.prefixes[prefix]!;
   if (datasets.length === 0 || first >= upTo) return 0;
   if (pass > 1) {
@@ -381,47 +405,76 @@ async function copyJobs(
     'SELECT max(up_to_id)::text AS up_to FROM ringmaster.import_chunks WHERE move = $1 AND prefix = $2 AND pass = $3',
     [job.move, prefix, pass],
   );
-  let after = Number(done.rows[0]?.up_to ?? first);
+  const chunkRowsMax = job.chunkRowsMax ?? CHUNK_ROWS_MAX;
+  let width = chunkRowsMax;
   let rows = 0;
-  while (after < upTo) {
+  let ahead = nextChunk(Number(done.rows[0]?.up_to ?? first));
+  for (let chunk = await ahead; chunk !== null; chunk = await ahead) {
     job.signal?.throwIfAborted();
-    const end = await source.query<{ up_to: string | null }>(
-      sql.selectChunkEnd(datasets, after, upTo, job.chunkRowsMax ?? CHUNK_ROWS_MAX),
+    const { range, sent } = chunk;
+    const copying = transaction((client) =>
+      copyChunk(job, source, client, { prefix, dataset, pass, range, datasets, sent }),
     );
-    if (end.rows[0]!.up_to === null) break;
-    const range = { after, upTo: Number(end.rows[0]!.up_to), constant };
-    const copied = await transaction((client) =>
-      copyChunk(job, source, client, { prefix, dataset, pass, range, datasets }),
-    );
+    // The source reads the next chunk for its digest while the target still writes this one: neither waits for the other.
+    ahead = reader === source ? copying.then(() => nextChunk(range.upTo)) : nextChunk(range.upTo);
+    ahead.catch(() => undefined); // told when its turn comes
+    const copied = await copying;
     rows += copied;
     job.onRows?.(copied);
-    after = range.upTo;
   }
   return rows;
+
+  /**
+   * A chunk is a range of ids: to look for the id of its last row would read, at every chunk, all that remains. Its width follows the rows found; as an id
+   * is given once, a width of `chunkRowsMax` never has more.
+   */
+  async function nextChunk(after: number): Promise<{ range: sql.IdRange; sent: ChunkDigest } | null> {
+    for (let from = after; from < upTo; ) {
+      const range = { after: from, upTo: Math.min(from + width, upTo), constant };
+      const sent = await oneRow<ChunkDigest>(reader, sql.digestJobsOut(datasets, range));
+      const found = Number(sent.row_count);
+      const fitting = Math.floor((width * chunkRowsMax * CHUNK_FILL) / Math.max(found, 1));
+      width = Math.max(chunkRowsMax, Math.min(fitting, width * CHUNK_GROWTH));
+      if (found > chunkRowsMax) continue; // denser than before: again, with less
+      if (found > 0) return { range, sent };
+      from = range.upTo;
+    }
+    return null;
+  }
 }
 
-/** Returns how many rows there were. */
+interface ChunkDigest {
+  readonly row_count: string;
+  readonly digest: string;
+}
+
+/** Returns how many rows there were. `sent`: the digest at the source, where it is known already. */
 async function copyChunk(
   job: CopyJob,
   source: pg.ClientBase,
   target: pg.ClientBase,
-  chunk: { prefix: Prefix; dataset: number; pass: number; range: sql.IdRange; datasets: readonly sql.SourceDataset[] },
+  chunk: {
+    prefix: Prefix;
+    dataset: number;
+    pass: number;
+    range: sql.IdRange;
+    datasets: readonly sql.SourceDataset[];
+    sent?: ChunkDigest;
+  },
 ): Promise<number> {
   const { prefix, dataset, pass, range, datasets } = chunk;
-  const rows = await pipe(
+  const rows = await stream(
     source,
     sql.copyJobsOut(datasets, range),
     target,
     sql.copyJobsIn(prefix, dataset),
     job.signal,
   );
-  if (rows === 0) return 0;
-  type ChunkDigest = { row_count: string; digest: string };
-  const [out, into] = await Promise.all([
-    source.query<ChunkDigest>(sql.digestJobsOut(datasets, range)),
-    target.query<ChunkDigest>(sql.digestJobsIn(prefix, dataset, range)),
+  if (rows === 0 && chunk.sent === undefined) return 0;
+  const [sent, written] = await Promise.all([
+    chunk.sent ?? oneRow<ChunkDigest>(source, sql.digestJobsOut(datasets, range)),
+    oneRow<ChunkDigest>(target, sql.digestJobsIn(prefix, dataset, range)),
   ]);
-  const [sent, written] = [out.rows[0]!, into.rows[0]!];
   if (sent.row_count !== written.row_count || sent.digest !== written.digest) {
     throw new CodedError(
       'COPY_DIFFERS',
@@ -451,13 +504,13 @@ async function copyStatuses(
   const statement = before
     ? sql.copyNewStatusesOut(datasets, ranges, before.prefixes[prefix]?.statusUpTo ?? {})
     : sql.copyPendingStatusesOut(datasets, ranges);
-  if ((await pipe(source, statement, client, sql.copyStatusesIn(prefix), job.signal)) === 0) return 0;
+  if ((await stream(source, statement, client, sql.copyStatusesIn(prefix), job.signal)) === 0) return 0;
   return (await client.query(sql.takeStatuses(prefix, dataset))).rowCount ?? 0;
 }
 
 async function copyMessageIds({ job, source }: PassContext, client: pg.ClientBase, after: number): Promise<number> {
   if (
-    (await pipe(source, sql.copyMessageIdsOut(job.partitions, after), client, sql.copyMessageIdsIn, job.signal)) === 0
+    (await stream(source, sql.copyMessageIdsOut(job.partitions, after), client, sql.copyMessageIdsIn, job.signal)) === 0
   )
     return 0;
   return (await client.query(sql.takeMessageIds)).rowCount ?? 0;
@@ -493,13 +546,16 @@ async function compare(
   job: CopyJob,
   target: pg.ClientBase,
   passes: readonly Pass[],
-  atSource: readonly Digest[],
+  digestingSource: Promise<readonly Digest[]>,
 ): Promise<MoveProof> {
   for (const { prefix } of job.datasets) assertAscending(job.move, prefix, rangesOf(passes, prefix));
   const selects = job.datasets.map(({ prefix, dataset }) =>
     sql.digestPendingAtTarget(prefix, dataset, rangesOf(passes, prefix)),
   );
-  const atTarget = (await target.query<Digest>(selects.join(' UNION ALL '))).rows;
+  const [atSource, { rows: atTarget }] = await Promise.all([
+    digestingSource,
+    target.query<Digest>(selects.join(' UNION ALL ')),
+  ]);
   const proofs = job.datasets.map(({ prefix }) => {
     const sent = atSource.find((row) => row.prefix === prefix)!;
     const imported = atTarget.find((row) => row.prefix === prefix)!;
@@ -548,7 +604,7 @@ async function inImport<T>(
 }
 
 /** Streams from server to server; returns the rows written. */
-async function pipe(
+export async function stream(
   source: pg.ClientBase,
   out: string,
   target: pg.ClientBase,
@@ -559,6 +615,10 @@ async function pipe(
   const writing = target.query(copyFrom(into));
   await pipeline(reading, writing, ...(signal ? [{ signal }] : []));
   return writing.rowCount;
+}
+
+async function oneRow<T extends pg.QueryResultRow>(client: pg.ClientBase, statement: string): Promise<T> {
+  return (await client.query<T>(statement)).rows[0]!;
 }
 
 async function numberOf(client: pg.ClientBase, expression: string): Promise<number> {

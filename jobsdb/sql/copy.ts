@@ -35,18 +35,15 @@ const NO_JOBS = `(
   SELECT ${jobColumns.map((column) => `NULL::${{ job_id: 'bigint', created_at: 'timestamptz', expire_at: 'timestamptz' }[column as string] ?? 'text'} AS ${column}`).join(', ')},
     NULL::text AS job_state, NULL::integer AS attempt WHERE false)`;
 
-export const selectLowestPending = (datasets: readonly SourceDataset[], upTo: number): string =>
-  `SELECT min(p.job_id)::text AS lowest FROM ${pendingBetween(datasets, 0, upTo)} AS p`;
-
-/** Where a chunk of at most `rowsMax` rows ends, and how many it has. */
-export const selectChunkEnd = (
-  datasets: readonly SourceDataset[],
-  after: number,
-  upTo: number,
-  rowsMax: number,
-): string => `
-  SELECT max(c.job_id)::text AS up_to, count(*)::text AS row_count
-  FROM (SELECT p.job_id FROM ${pendingBetween(datasets, after, upTo)} AS p ORDER BY p.job_id LIMIT ${rowsMax}) AS c`;
+/** The lowest id of these partitions, finished or not: one look into the index for each, however many rows there are. */
+export const selectLowest = (datasets: readonly SourceDataset[]): string => {
+  const parts = datasets.map(
+    ({ prefix, dataset, partitionIds }) => `
+    SELECT (SELECT min(j.job_id) FROM ${jobsTable(prefix, dataset)} AS j WHERE j.partition_id = u.id) AS job_id
+    FROM unnest(${quoteTextArray(partitionIds)}) AS u (id)`,
+  );
+  return `SELECT min(l.job_id)::text AS lowest FROM (${parts.length > 0 ? parts.join(' UNION ALL ') : 'SELECT NULL::bigint AS job_id'}) AS l`;
+};
 
 export const copyJobsOut = (datasets: readonly SourceDataset[], { after, upTo, constant }: IdRange): string => `
   COPY (SELECT p.job_id + ${constant}, ${jobColumns
@@ -69,11 +66,14 @@ const contentHash = (alias: string, id: string): string => {
   return `hashtextextended(concat_ws(E'\\x1f', (${id})::text, ${text.join(', ')}), 0)::numeric`;
 };
 
+const digestOf = (alias: string, id: string): string =>
+  `count(*)::text AS row_count, coalesce(sum(${contentHash(alias, id)}), 0)::text AS digest`;
+
 export const digestJobsOut = (datasets: readonly SourceDataset[], { after, upTo }: IdRange): string =>
-  `SELECT count(*)::text AS row_count, coalesce(sum(${contentHash('p', 'p.job_id')}), 0)::text AS digest FROM ${pendingBetween(datasets, after, upTo)} AS p`;
+  `SELECT ${digestOf('p', 'p.job_id')} FROM ${pendingBetween(datasets, after, upTo)} AS p`;
 
 export const digestJobsIn = (prefix: string, dataset: number, { after, upTo, constant }: IdRange): string => `
-  SELECT count(*)::text AS row_count, coalesce(sum(${contentHash('j', `j.job_id - ${constant}`)}), 0)::text AS digest
+  SELECT ${digestOf('j', `j.job_id - ${constant}`)}
   FROM ${jobsTable(prefix, dataset)} AS j WHERE j.job_id > ${after + constant} AND j.job_id <= ${upTo + constant}`;
 
 const ranges = (list: readonly IdRange[]): string =>

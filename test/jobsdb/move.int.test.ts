@@ -175,6 +175,30 @@ describe('a move', () => {
   });
 });
 
+describe('chunks are ranges of ids', () => {
+  test('over gaps, ids of other partitions, and a sudden rise in density every row arrives, in order, never more than a chunk at a time', async () => {
+    await addJobs(f.a.pool, jobs(0, 0, 3));
+    await addJobs(f.a.pool, jobs(1, 900, 1_100)); // not moved: sparse ids for those that are
+    await addJobs(f.a.pool, jobs(0, 3, 5));
+    await f.a.pool.query("SELECT setval('ringmaster.gw_job_id', last_value + 100000) FROM ringmaster.gw_job_id");
+    await addJobs(f.a.pool, jobs(0, 5, 65)); // dense, after ranges have grown wide
+    await addJobs(f.a.pool, jobs(1, 1_100, 1_130));
+    await addJobs(f.a.pool, jobs(0, 65, 66));
+    const command = await f.begin('op/move-1.1', f.a, f.b, [0]);
+    const chunks: number[] = [];
+    const job = { ...(await f.copyJob(command, f.a, f.b, 10)), onRows: (rows: number) => chunks.push(rows) };
+    expect(await copyPass(job)).toMatchObject({ pass: 1, jobs: 66 });
+    expect(chunks.reduce((sum, rows) => sum + rows, 0)).toBe(66);
+    expect(Math.max(...chunks)).toBeLessThanOrEqual(10);
+    await f.a.steward.quiesce({ ...command, limitMs: 1_000 });
+    await f.a.steward.fence({ ...command, holdDeadlineMs: 5_000 });
+    await copyPass(job);
+    await handOver(command.move, command.token, job);
+    await opens(f.b, 0);
+    expect(await numbers(f.b, 0)).toEqual(Array.from({ length: 66 }, (_, n) => n));
+  });
+});
+
 describe('a row with a lower id that commits late', () => {
   test('is in the pass: the copy waits for transactions that were writing when it took its mark', async () => {
     const late = new pg.Client({ connectionString: f.a.database.url });
