@@ -104,13 +104,15 @@ export async function openCopy(job: CopyJob): Promise<Copy> {
     await target.query(sql.makeIncoming(job.datasets.map(({ prefix }) => prefix)));
     const passes = await readPasses(target, job.move);
     let atSource: Promise<Digest[]> | undefined;
+    const digesting = (): Promise<Digest[]> => {
+      const digests = digestSource(job, reader);
+      digests.catch(() => undefined); // told by verify, unless something else ends the copy first
+      return digests;
+    };
     return {
       close,
       async pass({ fenced = false } = {}) {
-        if (fenced) {
-          atSource = digestSource(job, reader);
-          atSource.catch(() => undefined); // told by verify
-        }
+        if (fenced) atSource = digesting();
         const run = () => runPass(job, { source, reader, target }, passes, fenced);
         const result = await run();
         // More came in between than was reserved for: the rest goes as a pass of its own.
@@ -124,7 +126,7 @@ export async function openCopy(job: CopyJob): Promise<Copy> {
         passes.push(await beginPass(target, job, source, [], passes, { ...taken, jobIds }));
       },
       async verify() {
-        atSource ??= digestSource(job, reader);
+        atSource ??= digesting();
         return compare(job, target, passes, atSource);
       },
     };

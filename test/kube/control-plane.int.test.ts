@@ -105,7 +105,7 @@ describe.skipIf(kubeMissing() !== null)('the control plane', () => {
     await until(() => kubectl('get pod web-0 -n kept'), { deadlineMs, what: 'its pod' });
     const { url } = plane;
 
-    const restarted = plane.restartApiServer(500);
+    const restarted = plane.restartApiServer(3_000); // longer than kubectl takes to start, so that it meets the outage
     await until(async () => (await plane.kubectl(['get', 'namespaces'])).code !== 0, { deadlineMs, what: 'an outage' });
     await restarted;
 
