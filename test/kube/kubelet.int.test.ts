@@ -186,15 +186,15 @@ describe.skipIf(missing !== null)('the kubelet stand-in', { timeout: 150_000 }, 
         restartPolicy: 'Never',
         initContainers: [
           {
-            ...container(`require('fs').writeFileSync('/work/made', 'by init')`),
+            ...container(`require('fs').writeFileSync('/scratch/made', 'by init')`),
             name: 'init',
-            volumeMounts: [{ name: 'work', mountPath: '/work' }],
+            volumeMounts: [{ name: 'work', mountPath: '/scratch' }],
           },
         ],
         containers: [
           container(
             `const { readFileSync: read } = require('fs');
-             console.log(JSON.stringify({ env: process.env, file: read(process.env.FILE, 'utf8'), made: read('/work/made', 'utf8'),
+             console.log(JSON.stringify({ env: process.env, file: read(process.env.FILE, 'utf8'), made: read('/scratch/made', 'utf8'),
                labels: read('/podinfo/labels', 'utf8'), token: read('/var/run/secrets/kubernetes.io/serviceaccount/token', 'utf8').length > 100 }))`,
             {
               env: [
@@ -210,7 +210,7 @@ describe.skipIf(missing !== null)('the kubelet stand-in', { timeout: 150_000 }, 
               envFrom: [{ prefix: 'S_', secretRef: { name: 'keys' } }],
               volumeMounts: [
                 { name: 'settings', mountPath: '/etc/app' },
-                { name: 'work', mountPath: '/work' },
+                { name: 'work', mountPath: '/scratch' },
                 { name: 'podinfo', mountPath: '/podinfo' },
               ],
             },
@@ -511,7 +511,7 @@ describe.skipIf(missing !== null)('the kubelet stand-in', { timeout: 150_000 }, 
   test('a Job completes after a failure, and a pod that fits nowhere says so', async () => {
     const namespace = await newNamespace();
     kubelet.fail({ unschedulable: /^job-/ });
-    const once = `const fs = require('fs'); if (!fs.existsSync('/work/seen')) { fs.writeFileSync('/work/seen', ''); process.exit(1) }`;
+    const once = `const fs = require('fs'); if (!fs.existsSync('/scratch/seen')) { fs.writeFileSync('/scratch/seen', ''); process.exit(1) }`;
     await apply(namespace, {
       apiVersion: 'batch/v1',
       kind: 'Job',
@@ -520,7 +520,7 @@ describe.skipIf(missing !== null)('the kubelet stand-in', { timeout: 150_000 }, 
         template: {
           spec: {
             restartPolicy: 'OnFailure',
-            containers: [container(once, { volumeMounts: [{ name: 'work', mountPath: '/work' }] })],
+            containers: [container(once, { volumeMounts: [{ name: 'work', mountPath: '/scratch' }] })],
             volumes: [{ name: 'work', emptyDir: {} }],
           },
         },
