@@ -9,11 +9,11 @@ export async function attachedDatasets(client: ClientBase): Promise<Dataset[]> {
   return (await client.query<Dataset>(selectAttached)).rows;
 }
 
-/** Each dataset with the `partition_id`s in it whose index is in `wanted` (all workspaces share one ring), or simply all; one round trip for all. */
+/** Each dataset with the `partition_id`s in it whose index is in `wanted` (all workspaces share one ring); one round trip for all. */
 export async function partitionIdsByDataset(
   client: ClientBase,
   datasets: readonly Dataset[],
-  wanted: ReadonlySet<PartitionIndex> | 'all',
+  wanted: ReadonlySet<PartitionIndex>,
 ): Promise<(Dataset & { partitionIds: string[] })[]> {
   if (datasets.length === 0) return [];
   const selects = datasets.map(
@@ -24,7 +24,7 @@ export async function partitionIdsByDataset(
   return datasets.map((dataset, n) => ({
     ...dataset,
     partitionIds: found.rows
-      .filter((row) => row.n === n && (wanted === 'all' || wanted.has(partitionIndexOf(row.partition_id) ?? -1)))
+      .filter((row) => row.n === n && wanted.has(partitionIndexOf(row.partition_id) ?? -1))
       .map((row) => row.partition_id),
   }));
 }
@@ -32,13 +32,8 @@ export async function partitionIdsByDataset(
 /** Pending jobs in the attached datasets, whatever partition they are of: one that no ring knows is pending too. */
 export async function countPending(client: ClientBase): Promise<number> {
   let count = 0;
-  for (const { prefix, dataset, partitionIds } of await partitionIdsByDataset(
-    client,
-    await attachedDatasets(client),
-    'all',
-  )) {
-    if (partitionIds.length === 0) continue;
-    const counted = await client.query<{ count: string }>(countPendingIn(prefix, dataset, partitionIds));
+  for (const { prefix, dataset } of await attachedDatasets(client)) {
+    const counted = await client.query<{ count: string }>(countPendingIn(prefix, dataset));
     count += Number(counted.rows[0]!.count);
   }
   return count;

@@ -26,8 +26,9 @@ export const distinctPartitionIds = (prefix: string, dataset: number): string =>
     FROM walk WHERE walk.partition_id IS NOT NULL
   ) SELECT partition_id FROM walk WHERE partition_id IS NOT NULL`;
 
-export const countPendingIn = (prefix: string, dataset: number, partitionIds: readonly string[]): string =>
-  `SELECT count(*)::text AS count ${fromPending(prefix, dataset, partitionIds)}`;
+/** Whatever partition they are of. */
+export const countPendingIn = (prefix: string, dataset: number): string => `
+  SELECT count(*)::text AS count FROM ${jobsTable(prefix, dataset)} AS j ${lastStatus(prefix, dataset)} WHERE ${isPending}`;
 
 /** A terminal status row `migrated` for each pending job of these partition ids. */
 export const markMigrated = (prefix: string, dataset: number, partitionIds: readonly string[]): string => `
