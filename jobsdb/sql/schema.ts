@@ -4,8 +4,8 @@
  * Numbered; a migration that has been released is never edited.
  */
 
-/** Job types of the reference node, in the order in which a user's events pass them. */
-export const prefixes = ['gw', 'rt'] as const;
+/** Job types of a node, in the order in which a user's events pass them. The reference node fills `gw` and `rt`; what lies in `batch_rt` moves all the same. */
+export const prefixes = ['gw', 'rt', 'batch_rt'] as const;
 export type Prefix = (typeof prefixes)[number];
 
 /** Terminal states end a job; anything else, or no status at all, is pending. */
@@ -280,4 +280,98 @@ BEGIN
 END $$;
 `;
 
-export const migrations: readonly { readonly version: number; readonly sql: string }[] = [{ version: 1, sql: initial }];
+/** Batch jobs; imports whose indexes are built after the rows; when a dataset was attached, and up to which status id it was imported. */
+const migrator = `
+CREATE SEQUENCE ringmaster.batch_rt_job_id;
+
+ALTER TABLE ringmaster.datasets ADD COLUMN made_at timestamptz NOT NULL DEFAULT now();
+ALTER TABLE ringmaster.datasets ADD COLUMN attached_at timestamptz;
+ALTER TABLE ringmaster.datasets ADD COLUMN imported_status_id bigint;
+COMMENT ON COLUMN ringmaster.datasets.attached_at IS 'of an import: when its partitions opened here';
+COMMENT ON COLUMN ringmaster.datasets.imported_status_id IS 'of an import: the highest status id that came with it; what this node writes lies above';
+
+-- Makes dataset n of a prefix. An import's jobs table has no index until ringmaster.index_dataset: built once over all rows they cost a third.
+CREATE OR REPLACE FUNCTION ringmaster.add_dataset(p_prefix text, p_move text) RETURNS integer LANGUAGE plpgsql AS $$
+DECLARE n integer;
+BEGIN
+  PERFORM pg_advisory_xact_lock(hashtextextended('ringmaster.add_dataset.' || p_prefix, 0));
+  SELECT coalesce(max(dataset), 0) + 1 INTO n FROM ringmaster.datasets WHERE prefix = p_prefix;
+  EXECUTE format($ddl$
+    CREATE TABLE public.%1$I (
+      job_id bigint NOT NULL DEFAULT nextval(%3$L::regclass),
+      workspace_id text NOT NULL DEFAULT '',
+      uuid uuid NOT NULL,
+      user_id text NOT NULL,
+      partition_id text NOT NULL DEFAULT '',
+      parameters jsonb NOT NULL,
+      custom_val varchar(64) NOT NULL,
+      event_payload jsonb NOT NULL,
+      event_count integer NOT NULL DEFAULT 1,
+      created_at timestamptz NOT NULL DEFAULT now(),
+      expire_at timestamptz NOT NULL DEFAULT now(),
+      consumers text[]
+    );
+    CREATE TABLE public.%2$I (
+      id bigserial NOT NULL,
+      job_id bigint NOT NULL,
+      job_state varchar(64) NOT NULL,
+      attempt smallint NOT NULL,
+      exec_time timestamptz,
+      retry_time timestamptz,
+      error_code varchar(32),
+      error_response jsonb NOT NULL DEFAULT '{}',
+      parameters jsonb NOT NULL DEFAULT '{}',
+      consumer text NOT NULL DEFAULT '',
+      PRIMARY KEY (job_id, id)
+    );
+    CREATE INDEX ON public.%2$I (id);
+  $ddl$, p_prefix || '_jobs_' || n, p_prefix || '_job_status_' || n, 'ringmaster.' || p_prefix || '_job_id');
+  INSERT INTO ringmaster.datasets (prefix, dataset, move, attached) VALUES (p_prefix, n, p_move, p_move IS NULL);
+  IF p_move IS NULL THEN PERFORM ringmaster.index_dataset(p_prefix, n); END IF;
+  RETURN n;
+END $$;
+
+-- The indexes of a jobs table. Repeatable.
+CREATE FUNCTION ringmaster.index_dataset(p_prefix text, p_dataset integer) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE jobs text := p_prefix || '_jobs_' || p_dataset;
+BEGIN
+  IF NOT EXISTS (SELECT FROM pg_constraint WHERE conrelid = format('public.%I', jobs)::regclass AND contype = 'p') THEN
+    EXECUTE format('ALTER TABLE public.%1$I ADD PRIMARY KEY (job_id)', jobs);
+  END IF;
+  EXECUTE format('CREATE INDEX IF NOT EXISTS %2$I ON public.%1$I (partition_id, job_id)', jobs, jobs || '_partition');
+END $$;
+
+SELECT ringmaster.add_dataset('batch_rt', NULL);
+
+-- As before, and notes of each import when it was attached and which statuses came with it.
+CREATE OR REPLACE FUNCTION ringmaster.follow(p_instance bigint, p_opening integer[], p_closing integer[], p_imports text[], p_version bigint, p_hash text)
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE m text; d record; statuses text; last_id bigint;
+BEGIN
+  PERFORM ringmaster.enter_alone(p_instance, p_opening || p_closing);
+  FOREACH m IN ARRAY p_imports LOOP
+    IF NOT EXISTS (SELECT FROM ringmaster.datasets WHERE move = m) THEN
+      RAISE EXCEPTION '% was handed over to this node, whose database has no copy of it', m USING ERRCODE = 'RM005';
+    END IF;
+    FOR d IN SELECT prefix, dataset FROM ringmaster.datasets WHERE move = m AND NOT attached LOOP
+      PERFORM ringmaster.index_dataset(d.prefix, d.dataset); -- there already, where the copy ran as it should
+      statuses := format('public.%I', d.prefix || '_job_status_' || d.dataset);
+      EXECUTE format('SELECT coalesce(max(id), 0) FROM %s', statuses) INTO last_id;
+      -- Imported statuses keep their source ids; what this node adds must come after them, as the highest id is a job's state.
+      PERFORM setval(pg_get_serial_sequence(statuses, 'id'), last_id + 1, false);
+      UPDATE ringmaster.datasets SET attached = true, attached_at = now(), imported_status_id = last_id
+      WHERE prefix = d.prefix AND dataset = d.dataset;
+    END LOOP;
+  END LOOP;
+  INSERT INTO ringmaster.partitions (partition, state, token, move)
+  SELECT p, 'open', p_version, NULL FROM unnest(p_opening) AS p
+  UNION ALL SELECT p, 'closed', p_version, NULL FROM unnest(p_closing) AS p
+  ON CONFLICT ON CONSTRAINT partitions_pkey DO UPDATE SET state = excluded.state, token = excluded.token, move = NULL;
+  UPDATE ringmaster.node SET folded_version = p_version, folded_hash = p_hash WHERE folded_version <= p_version;
+END $$;
+`;
+
+export const migrations: readonly { readonly version: number; readonly sql: string }[] = [
+  { version: 1, sql: initial },
+  { version: 2, sql: migrator },
+];
