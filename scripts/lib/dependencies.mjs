@@ -1,7 +1,7 @@
 // Makes sure that node_modules is what package-lock.json says. Runs before anything is installed: plain JavaScript, Node 20, no packages.
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { withLock } from './lock.mjs';
@@ -10,7 +10,8 @@ import { messageOf, Plain, say } from './say.mjs';
 export const PROJECT = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../..');
 const MODULES = path.join(PROJECT, 'node_modules');
 const LOCK_FILE = path.join(PROJECT, 'package-lock.json');
-const STAMP = path.join(MODULES, '.ringmaster-installed');
+/** What npm installed, as npm itself writes it down when it has finished. */
+const INSTALLED_FILE = path.join(MODULES, '.package-lock.json');
 
 /** The Node that runs the project (it strips types by itself): the pinned package, or this one if that could not be installed and this is new enough. */
 export function projectNode() {
@@ -32,7 +33,7 @@ export async function ensureDependencies() {
       say('ringmaster: installing dependencies (npm ci) …');
       const started = Date.now();
       await npmCi();
-      writeFileSync(STAMP, lockHash());
+      writeFileSync(stamp(), '');
       say(`ringmaster: dependencies installed in ${Math.round((Date.now() - started) / 1000)} s`);
     },
     { onWait: () => say('ringmaster: another process is installing dependencies, waiting for it …') },
@@ -41,34 +42,37 @@ export async function ensureDependencies() {
 
 function isInstalled() {
   try {
-    if (readFileSync(STAMP, 'utf8') === lockHash()) return true;
+    // What npm did after our stamp nobody has compared yet.
+    if (statSync(stamp()).mtimeMs >= statSync(INSTALLED_FILE).mtimeMs) return true;
   } catch {
     // no stamp, or no modules
   }
   if (!installedByHand()) return false;
-  writeFileSync(STAMP, lockHash());
+  writeFileSync(stamp(), '');
   return true;
 }
 
-function lockHash() {
-  return createHash('sha256').update(readFileSync(LOCK_FILE)).digest('hex');
+/** One for each package-lock.json: worktrees of several commits may share one node_modules, and must not take turns at installing it. */
+function stamp() {
+  const hash = createHash('sha256').update(readFileSync(LOCK_FILE)).digest('hex');
+  return path.join(MODULES, `.ringmaster-installed-${hash.slice(0, 16)}`);
 }
 
 /**
- * Somebody ran `npm install` himself. npm writes the tree that it installed, when it has finished, to node_modules/.package-lock.json: where that agrees
- * with package-lock.json there is nothing to do, and nothing is pulled away from under processes that run now.
+ * Somebody ran `npm install` himself, or for a later package-lock.json: where all that ours names is there, in its version, there is nothing to do, and
+ * nothing is pulled away from under processes that run now. A package more does no harm.
  */
 function installedByHand() {
   try {
     const wanted = JSON.parse(readFileSync(LOCK_FILE, 'utf8')).packages;
-    const present = JSON.parse(readFileSync(path.join(MODULES, '.package-lock.json'), 'utf8')).packages;
+    const present = JSON.parse(readFileSync(INSTALLED_FILE, 'utf8')).packages;
     for (const [name, entry] of Object.entries(wanted)) {
       if (name === '') continue;
       const found = present[name];
       if (!found && entry.optional) continue; // another platform's
       if (found?.version !== entry.version || found?.integrity !== entry.integrity) return false;
     }
-    return Object.keys(present).every((name) => name in wanted);
+    return true;
   } catch {
     return false;
   }
