@@ -1,5 +1,6 @@
 /** What may be done to a ring: commands in, past-tense events out, or a refusal with a code. Pure. */
 import type { HolderIdentity, MoveId, MoveProof, NodeFacts, NodeId, RingEvent } from './events.ts';
+import { effectiveChange, type LimitsChange, noLimitsSet, troubleOf } from './limits.ts';
 import { isPartitionCount, PARTITION_COUNT_MAX, type PartitionIndex } from './partition.ts';
 import { isMember, moveOf, type OpenMove, partitionsOf, type Ring, startedMoveOf } from './ring.ts';
 
@@ -18,7 +19,8 @@ export type RingRefusalCode =
   | 'MOVE_ABORTED'
   | 'MOVE_HANDED_OVER'
   | 'MOVES_OPEN'
-  | 'STALE_TOKEN';
+  | 'STALE_TOKEN'
+  | 'LIMITS_INVALID';
 
 export class RingRefusal extends Error {
   override readonly name = 'RingRefusal';
@@ -53,7 +55,9 @@ export type RingCommand =
   | { readonly type: 'hand over'; readonly move: MoveId; readonly token: number; readonly proof: MoveProof }
   /** Asked for by the orchestrator, or by the source itself (the dead-man). Needs no token: it may only lose against the hand-over. */
   | { readonly type: 'abort move'; readonly move: MoveId; readonly because: string }
-  | { readonly type: 'complete move'; readonly move: MoveId };
+  | { readonly type: 'complete move'; readonly move: MoveId }
+  /** Whoever holds the ring: it changes no ownership. */
+  | { readonly type: 'set limits'; readonly change: LimitsChange };
 
 /**
  * The events that carry out `command`; none where it has happened already (so every command can be repeated, also after a lost answer).
@@ -129,6 +133,12 @@ export function decide(ring: Ring, command: RingCommand): RingEvent[] {
       if (!open) return [];
       if (open.state !== 'handed over') refuse('MOVE_INVALID', `${command.move} is not handed over yet`);
       return [{ type: 'move completed', move: command.move }];
+    }
+    case 'set limits': {
+      const trouble = troubleOf(command.change);
+      if (trouble !== null) refuse('LIMITS_INVALID', trouble);
+      const change = effectiveChange(ring.limits ?? noLimitsSet, command.change);
+      return Object.keys(change).length > 0 ? [{ type: 'limits set', change }] : [];
     }
   }
 }

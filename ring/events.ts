@@ -3,6 +3,7 @@
  * **Boundary:** events are stored for ever. Fields are added, never renamed or removed; a new type is understood by no older process
  * (which then serves on and refuses changes, see `Ring.notUnderstood`).
  */
+import type { LimitsChange } from './limits.ts';
 import type { PartitionIndex } from './partition.ts';
 
 /** A node's stable name, such as `node-0`: the ordinal is what a StatefulSet would give its pod. */
@@ -68,7 +69,9 @@ export type RingEvent =
       readonly proof: MoveProof;
     }
   | { readonly type: 'move aborted'; readonly move: MoveId; readonly because: string }
-  | { readonly type: 'move completed'; readonly move: MoveId };
+  | { readonly type: 'move completed'; readonly move: MoveId }
+  /** Changes no ownership: anybody may, also while an operation holds the ring. */
+  | { readonly type: 'limits set'; readonly change: LimitsChange };
 
 export type RingEventType = RingEvent['type'];
 

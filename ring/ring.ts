@@ -3,6 +3,7 @@
  * Every change is check, apply, check (after etcd's raft, confchange.go); `evolve` never refuses, `decide` (decide.ts) does.
  */
 import type { HolderIdentity, MoveId, NodeFacts, NodeId, RecordedEvent, RingEvent } from './events.ts';
+import { type LimitsSet, type MoveLimits, noLimitsSet, withChange } from './limits.ts';
 import { isPartitionCount, type PartitionIndex } from './partition.ts';
 
 export interface Freeze extends HolderIdentity {
@@ -48,6 +49,8 @@ export interface Ring {
   /** The highest holder number ever given. */
   readonly lastHolder: number;
   readonly moves: readonly OpenMove[];
+  /** Of its moves; absent in a ring that an older version has kept on disk: see `limitsOf`. */
+  readonly limits?: LimitsSet;
   /** Types of events that this code does not know (a newer version runs elsewhere): serve on, change nothing. */
   readonly notUnderstood: readonly string[];
 }
@@ -63,9 +66,13 @@ export function noRing(clusterId: string): Ring {
     freeze: null,
     lastHolder: 0,
     moves: [],
+    limits: noLimitsSet,
     notUnderstood: [],
   };
 }
+
+/** The limits of this ring's moves as they are in force. */
+export const limitsOf = (ring: Pick<Ring, 'limits'>): MoveLimits => (ring.limits ?? noLimitsSet).values;
 
 export const isMember = (ring: Ring, node: NodeId): boolean => ring.nodes.some((facts) => facts.node === node);
 export const moveOf = (ring: Ring, move: MoveId): OpenMove | undefined => ring.moves.find((open) => open.move === move);
@@ -166,6 +173,8 @@ function applyEvent(ring: Ring, event: RingEvent): Ring {
     case 'move aborted':
     case 'move completed':
       return { ...ring, moves: ring.moves.filter((open) => open.move !== event.move) };
+    case 'limits set':
+      return { ...ring, limits: withChange(ring.limits ?? noLimitsSet, event.change, ring.version) };
   }
   // No default above: a new type does not compile until it is handled. What arrives here was written by a newer version.
   return { ...ring, notUnderstood: [...ring.notUnderstood, (event as { type: string }).type] };

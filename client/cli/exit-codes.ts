@@ -5,7 +5,14 @@ import type { OperationState } from '../../workflows/messages.ts';
 export const exitCodes = { done: 0, failed: 1, usage: 2, unknown: 3, blocked: 4 } as const;
 export type ExitCode = (typeof exitCodes)[keyof typeof exitCodes];
 
-const usageCodes = new Set(['USAGE', 'TARGET_NODES_INVALID', 'BODY_INVALID', 'QUERY_INVALID', 'CLUSTER_NOT_NAMED']);
+const usageCodes = new Set([
+  'USAGE',
+  'TARGET_NODES_INVALID',
+  'BODY_INVALID',
+  'QUERY_INVALID',
+  'CLUSTER_NOT_NAMED',
+  'LIMITS_INVALID',
+]);
 
 export function exitCodeOfError(error: unknown): ExitCode {
   const code = codeOf(error);

@@ -71,6 +71,10 @@ export function describeEvent(event: RingEvent): string {
       return `${moveName(event.move)} aborted: ${event.because}`;
     case 'move completed':
       return `${moveName(event.move)} completed`;
+    case 'limits set':
+      return `limits set: ${Object.entries(event.change)
+        .map(([name, value]) => `${name} ${value ?? 'none'}`)
+        .join(', ')}`;
   }
   return `${(event as { type: string }).type} (of a newer version)`;
 }

@@ -36,6 +36,15 @@ const HELD_HERE_UNIT = ['test/mutants/held-here.unit.test.ts'];
 export const guards: readonly Guard[] = [
   // ---- the ring: who may do what, decided on the log
 
+  ...of('ring/decide.ts', 'test/ring/limits.unit.test.ts', [
+    {
+      name: 'a limit outside its range is refused',
+      because: 'a move must neither stand still nor take more of a node than it has',
+      find: "if (trouble !== null) refuse('LIMITS_INVALID'",
+      replace: "if (trouble === '') refuse('LIMITS_INVALID'",
+      only: 'is refused, and the refusal names field and range',
+    },
+  ]),
   ...of('ring/decide.ts', 'test/ring/decide.unit.test.ts', [
     {
       name: 'a hand-over is refused to an attempt that was overtaken',

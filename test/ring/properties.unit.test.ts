@@ -131,6 +131,17 @@ describe('any sequence of commands', () => {
     }),
     fc.record({ type: fc.constant('abort move' as const), move, because: fc.constant('test') }),
     fc.record({ type: fc.constant('complete move' as const), move }),
+    fc.record({
+      type: fc.constant('set limits' as const),
+      change: fc.record(
+        {
+          bytesPerSecond: fc.constantFrom(null, 'default' as const, 100_000, 5),
+          brake: fc.constantFrom('on' as const, 'off' as const, 'default' as const),
+          movesPerNode: fc.constantFrom(1, 2, 17, 'default' as const),
+        },
+        { requiredKeys: [] },
+      ),
+    }),
   );
 
   /** Most commands are made to fit the ring, so that the interesting ones happen; holder 3 and token 1 stay as they are, to be refused. */
@@ -181,6 +192,7 @@ describe('any sequence of commands', () => {
       'move completed',
       'node left',
       'freeze taken over',
+      'limits set',
     ]) {
       expect(seen[type] ?? 0, type).toBeGreaterThan(0);
     }
