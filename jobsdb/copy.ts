@@ -243,13 +243,6 @@ async function copyRows(context: PassContext, passes: readonly Pass[], before: M
       datasets.filter((other) => other.prefix === prefix),
     );
   }
-  // Once over all rows; the statuses look their jobs up, and later passes add few rows.
-  if (passes.length === 1) {
-    await transaction(async (client) => {
-      for (const { prefix, dataset } of job.datasets)
-        await client.query('SELECT ringmaster.index_dataset($1, $2)', [prefix, dataset]);
-    });
-  }
   return transaction(async (client) => {
     let statuses = 0;
     for (const { prefix, dataset } of job.datasets) {

@@ -280,7 +280,7 @@ BEGIN
 END $$;
 `;
 
-/** Batch jobs; imports whose indexes are built after the rows; when a dataset was attached, and up to which status id it was imported. */
+/** Batch jobs; when a dataset was made and attached, and up to which status id it was imported. */
 const migrator = `
 CREATE SEQUENCE ringmaster.batch_rt_job_id;
 
@@ -289,57 +289,6 @@ ALTER TABLE ringmaster.datasets ADD COLUMN attached_at timestamptz;
 ALTER TABLE ringmaster.datasets ADD COLUMN imported_status_id bigint;
 COMMENT ON COLUMN ringmaster.datasets.attached_at IS 'of an import: when its partitions opened here';
 COMMENT ON COLUMN ringmaster.datasets.imported_status_id IS 'of an import: the highest status id that came with it; what this node writes lies above';
-
--- Makes dataset n of a prefix. An import's jobs table has no index until ringmaster.index_dataset: built once over all rows they cost a third.
-CREATE OR REPLACE FUNCTION ringmaster.add_dataset(p_prefix text, p_move text) RETURNS integer LANGUAGE plpgsql AS $$
-DECLARE n integer;
-BEGIN
-  PERFORM pg_advisory_xact_lock(hashtextextended('ringmaster.add_dataset.' || p_prefix, 0));
-  SELECT coalesce(max(dataset), 0) + 1 INTO n FROM ringmaster.datasets WHERE prefix = p_prefix;
-  EXECUTE format($ddl$
-    CREATE TABLE public.%1$I (
-      job_id bigint NOT NULL DEFAULT nextval(%3$L::regclass),
-      workspace_id text NOT NULL DEFAULT '',
-      uuid uuid NOT NULL,
-      user_id text NOT NULL,
-      partition_id text NOT NULL DEFAULT '',
-      parameters jsonb NOT NULL,
-      custom_val varchar(64) NOT NULL,
-      event_payload jsonb NOT NULL,
-      event_count integer NOT NULL DEFAULT 1,
-      created_at timestamptz NOT NULL DEFAULT now(),
-      expire_at timestamptz NOT NULL DEFAULT now(),
-      consumers text[]
-    );
-    CREATE TABLE public.%2$I (
-      id bigserial NOT NULL,
-      job_id bigint NOT NULL,
-      job_state varchar(64) NOT NULL,
-      attempt smallint NOT NULL,
-      exec_time timestamptz,
-      retry_time timestamptz,
-      error_code varchar(32),
-      error_response jsonb NOT NULL DEFAULT '{}',
-      parameters jsonb NOT NULL DEFAULT '{}',
-      consumer text NOT NULL DEFAULT '',
-      PRIMARY KEY (job_id, id)
-    );
-    CREATE INDEX ON public.%2$I (id);
-  $ddl$, p_prefix || '_jobs_' || n, p_prefix || '_job_status_' || n, 'ringmaster.' || p_prefix || '_job_id');
-  INSERT INTO ringmaster.datasets (prefix, dataset, move, attached) VALUES (p_prefix, n, p_move, p_move IS NULL);
-  IF p_move IS NULL THEN PERFORM ringmaster.index_dataset(p_prefix, n); END IF;
-  RETURN n;
-END $$;
-
--- The indexes of a jobs table. Repeatable.
-CREATE FUNCTION ringmaster.index_dataset(p_prefix text, p_dataset integer) RETURNS void LANGUAGE plpgsql AS $$
-DECLARE jobs text := p_prefix || '_jobs_' || p_dataset;
-BEGIN
-  IF NOT EXISTS (SELECT FROM pg_constraint WHERE conrelid = format('public.%I', jobs)::regclass AND contype = 'p') THEN
-    EXECUTE format('ALTER TABLE public.%1$I ADD PRIMARY KEY (job_id)', jobs);
-  END IF;
-  EXECUTE format('CREATE INDEX IF NOT EXISTS %2$I ON public.%1$I (partition_id, job_id)', jobs, jobs || '_partition');
-END $$;
 
 SELECT ringmaster.add_dataset('batch_rt', NULL);
 
@@ -354,7 +303,6 @@ BEGIN
       RAISE EXCEPTION '% was handed over to this node, whose database has no copy of it', m USING ERRCODE = 'RM005';
     END IF;
     FOR d IN SELECT prefix, dataset FROM ringmaster.datasets WHERE move = m AND NOT attached LOOP
-      PERFORM ringmaster.index_dataset(d.prefix, d.dataset); -- there already, where the copy ran as it should
       statuses := format('public.%I', d.prefix || '_job_status_' || d.dataset);
       EXECUTE format('SELECT coalesce(max(id), 0) FROM %s', statuses) INTO last_id;
       -- Imported statuses keep their source ids; what this node adds must come after them, as the highest id is a job's state.
