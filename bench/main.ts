@@ -1,7 +1,7 @@
 /** `npm run bench -- NAME`: benchmarks, each with a report (docs/commands.md). Never timed tests: machines are noisy. */
 import { writeFile } from 'node:fs/promises';
 import { Command } from 'commander';
-import { partitionCount, whole } from '../dev/flags.ts';
+import { backlogs, partitionCount, whole } from '../dev/flags.ts';
 import { describeError } from '../kit/errors.ts';
 
 const program = new Command('npm run bench --')
@@ -19,6 +19,20 @@ program
     const { benchCopy } = await import('./copy.ts');
     await report(await benchCopy({ rows, rounds, big }), json);
   });
+
+program
+  .command('pause')
+  .description('the pauses of a cut-over, under traffic, by how much is pending in the partitions that move')
+  .option('--backlogs <list>', 'pending jobs, ascending', backlogs, [1_000, 100_000, 1_000_000])
+  .option('--moves <n>', 'moves at each backlog, there and back', whole('an even number', 2, 100), 6)
+  .option('--rate <n>', 'events a second', whole('a whole number', 10, 10_000), 300)
+  .option('--json <file>', 'write the report there')
+  .action(
+    async ({ backlogs, moves, rate, json }: { backlogs: number[]; moves: number; rate: number; json?: string }) => {
+      const { benchPause } = await import('./pause.ts');
+      await report(await benchPause({ backlogs, moves: moves + (moves % 2), rate }), json);
+    },
+  );
 
 program
   .command('plan')

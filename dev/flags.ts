@@ -19,3 +19,22 @@ export function partitionCount(text: string): number {
     throw new InvalidArgumentError(`Expected a power of two from 1 to ${PARTITION_COUNT_MAX}.`);
   return n;
 }
+
+const BACKLOGS = { count: 10, jobs: 10_000_000 };
+
+/** Numbers of jobs with commas between, ascending. */
+export function backlogs(text: string): number[] {
+  const numbers = text.split(',').map(Number);
+  const isAscending = numbers.every((n, i) => i === 0 || n > numbers[i - 1]!);
+  if (
+    !/^\d+(,\d+)*$/.test(text) ||
+    !isAscending ||
+    numbers[0]! < 1 ||
+    numbers.at(-1)! > BACKLOGS.jobs ||
+    numbers.length > BACKLOGS.count
+  )
+    throw new InvalidArgumentError(
+      `Expected at most ${BACKLOGS.count} ascending whole numbers from 1 to ${BACKLOGS.jobs}, with commas between.`,
+    );
+  return numbers;
+}

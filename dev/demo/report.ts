@@ -104,6 +104,16 @@ export function buildReport(input: ReportInput): DemoReport {
   };
 }
 
+export type Pauses = Pick<OperationReport, 'holdMs' | 'holdRequestMs' | 'deliveryPauseMs'>;
+
+/** What the users of the moves that `counts` names felt: of one operation, or of several together. */
+export function pausesOf(
+  { nodes, routers }: Pick<ReportInput, 'nodes' | 'routers'>,
+  counts: (move: string) => boolean,
+): Pauses {
+  return measure(cutOversOf(nodes, routers).filter(({ move }) => counts(move)));
+}
+
 /** By nearest rank: a value that was measured, never one in between. */
 export function quantiles(values: readonly number[]): Quantiles {
   const sorted = values.toSorted((a, b) => a - b);
@@ -177,7 +187,7 @@ function lastStartIn(line: LogLine, partition: number): number | null {
   return (Array.isArray(starts) ? starts.find((start) => start.partition === partition)?.lastStartAt : null) ?? null;
 }
 
-function measure(cutOvers: readonly CutOver[]): Pick<OperationReport, 'holdMs' | 'holdRequestMs' | 'deliveryPauseMs'> {
+function measure(cutOvers: readonly CutOver[]): Pauses {
   const holds: number[] = [];
   const pauses: number[] = [];
   for (const { fencedAt, forwardedAt, lastStartAt, openedAt } of cutOvers) {

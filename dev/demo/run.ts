@@ -2,7 +2,7 @@
  * The demo: stack → traffic → operations one after the other → drain → check → report.
  * Holds: whatever happens, what was started is stopped.
  */
-import { mkdir, readFile, rm } from 'node:fs/promises';
+import { mkdir, rm } from 'node:fs/promises';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { now } from '../../kit/log.ts';
@@ -13,10 +13,12 @@ import { type SinkProcess, startSinkProcess } from '../sink/process.ts';
 import { startStack } from '../stack.ts';
 import { type EventSource, fileSource, seededSource } from '../traffic/source.ts';
 import { startTraffic, type Traffic } from '../traffic/traffic.ts';
+import { drain } from './drain.ts';
 import { Killer, planKills } from './kills.ts';
+import { readLog } from './logs.ts';
 import { watchOperation } from './operations.ts';
 import type { DemoOptions } from './options.ts';
-import { BEFORE_MS, buildReport, type DemoReport, type LogLine } from './report.ts';
+import { BEFORE_MS, buildReport, type DemoReport } from './report.ts';
 import type { Screen } from './screen.ts';
 import { DRAIN_MS, FIRST_MS, nextDelay } from './slowness.ts';
 
@@ -28,10 +30,6 @@ export interface DemoOutcome {
   readonly kept: string | null;
 }
 
-/** Without a delivery for this long the wait ends. */
-const QUIET_MS = 60_000;
-/** When nothing is missing any more, only late duplicates can come. */
-const LATE_MS = 3_000;
 const CLUSTER = 'demo';
 
 export async function runDemo(
@@ -236,52 +234,9 @@ class Watch {
   }
 }
 
-/** Until 60 s have passed without a delivery; sooner only when every acknowledged event has ended, and a little has passed for late duplicates. */
-async function drain(
-  traffic: Traffic,
-  sink: SinkProcess,
-  signal: AbortSignal,
-  draw: (line: string) => void,
-): Promise<void> {
-  const since = now();
-  for (;;) {
-    const stats = await sink.stats();
-    const left = traffic.acknowledged - stats.delivered - stats.aborted;
-    const quietMs = now() - Math.max(stats.lastAt, since);
-    if (stats.inFlight === 0 && quietMs > QUIET_MS) return;
-    // The counts are close: now the ids decide. Events without an acknowledgement may have been delivered too.
-    if (left <= 0 && stats.inFlight === 0 && quietMs > LATE_MS && (await nothingMissing(traffic, sink))) return;
-    draw(
-      `${Math.max(left, 0)} to be delivered${quietMs > 5_000 ? `, no delivery for ${Math.round(quietMs / 1_000)} s (ends at ${QUIET_MS / 1_000})` : ''}`,
-    );
-    await sleep(250, null, { signal });
-  }
-}
-
-async function nothingMissing(traffic: Traffic, sink: SinkProcess): Promise<boolean> {
-  const ended = new Set<string>();
-  for (const { messageId, status } of await sink.deliveries()) {
-    if (status !== null && status < 500 && status !== 408 && status !== 429) ended.add(messageId);
-  }
-  return traffic.sent.every((event) => event.status === null || event.status >= 300 || ended.has(event.messageId));
-}
-
 function lineOf(progress: OperationProgress): string {
   const jobs = progress.moves.reduce((sum, move) => sum + move.jobsCopied, 0);
   const { blockedOn } = progress;
   const phase = blockedOn ? `blocked on ${blockedOn.code}: ${blockedOn.message}` : (progress.phase ?? progress.state);
   return `${progress.from} → ${progress.to} nodes · ${phase} · ${progress.partitionsMoved}/${progress.partitionsToMove} partitions, ${jobs} jobs copied`;
-}
-
-/** Lines that are no JSON (a crash's stack) and logs that do not exist are nothing to the report. */
-async function readLog(file: string): Promise<LogLine[]> {
-  const text = await readFile(file, 'utf8').catch(() => '');
-  return text.split('\n').flatMap((line) => {
-    if (!line.startsWith('{')) return [];
-    try {
-      return [JSON.parse(line) as LogLine];
-    } catch {
-      return [];
-    }
-  });
 }
