@@ -24,6 +24,7 @@ import { type Dataset, jobsTable, quoteLiteral, statusTable } from './sql/datase
 import { refusalOfState } from './sql/partitions.ts';
 import type { Prefix } from './sql/schema.ts';
 import { attachedDatasets, partitionIdsByDataset } from './stale.ts';
+import { type Throttle, throttled } from './throttle.ts';
 
 /** Rows in one chunk: one transaction at the target, the unit of resuming. About 5 MB of RudderStack events. */
 export const CHUNK_ROWS_MAX = 10_000;
@@ -47,6 +48,8 @@ export interface CopyJob {
   readonly signal?: AbortSignal;
   /** Called after every chunk with the rows written since the last call. */
   readonly onRows?: (rows: number) => void;
+  /** How fast rows may stream. None in a cut-over: there clients wait. */
+  readonly throttle?: Throttle;
 }
 
 export interface PassResult {
@@ -471,6 +474,7 @@ async function copyChunk(
     target,
     sql.copyJobsIn(prefix, dataset),
     job.signal,
+    job.throttle,
   );
   if (rows === 0 && chunk.sent === undefined) return 0;
   const [sent, written] = await Promise.all([
@@ -612,10 +616,12 @@ export async function stream(
   target: pg.ClientBase,
   into: string,
   signal?: AbortSignal,
+  throttle?: Throttle,
 ): Promise<number> {
   const reading = source.query(copyTo(out));
   const writing = target.query(copyFrom(into));
-  await pipeline(reading, writing, ...(signal ? [{ signal }] : []));
+  const between = throttle ? [throttled(throttle)] : [];
+  await pipeline([reading, ...between, writing], signal ? { signal } : {});
   return writing.rowCount;
 }
 

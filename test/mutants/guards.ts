@@ -36,6 +36,36 @@ const HELD_HERE_UNIT = ['test/mutants/held-here.unit.test.ts'];
 export const guards: readonly Guard[] = [
   // ---- the ring: who may do what, decided on the log
 
+  ...of('jobsdb/throttle.ts', 'test/jobsdb/throttle.unit.test.ts', [
+    {
+      name: 'the brake is on above the threshold',
+      because: 'a move is gentle on live traffic',
+      find: 'if (worst && share > 1) this.#halve(worst, at);',
+      replace: 'if (worst && share > 1_000) this.#halve(worst, at);',
+      only: 'halves the rate where commits are slow',
+    },
+    {
+      name: 'a braked move goes on',
+      because: 'P4: no state is without an exit; a move helps a node that has too much',
+      find: 'rate: isFelt ? Math.max(floor, rate / 2) : rate,',
+      replace: 'rate: isFelt ? rate / 2 : rate,',
+      only: 'never goes below a quarter of what the copy can do',
+    },
+    {
+      name: 'the brake lets go',
+      because: 'a move ends',
+      find: 'if (braking.rate >= most * LET_GO_AT) this.#braking = null;',
+      replace: 'if (braking.rate >= most * LET_GO_AT) braking.rate = most;',
+      only: 'lets go in steps once it does not hurt any more',
+    },
+    {
+      name: 'who waits for a limit is let go when the copy is aborted',
+      because: 'P4: an abort is not kept waiting by a limit',
+      find: 'undefined, { signal: this.#signal })',
+      replace: 'undefined)',
+      only: 'the wait ends with the reason of the abort',
+    },
+  ]),
   ...of('ring/decide.ts', 'test/ring/limits.unit.test.ts', [
     {
       name: 'a limit outside its range is refused',
