@@ -247,9 +247,7 @@ async function moveOurs(bench: Bench, move: string, rows: number): Promise<Ours>
       move,
       token: 1,
       partitions: MOVED,
-      datasets: (
-        await inTransaction(bench.target.pool, (client) => ensureImport(client, move, 1, MOVED, async () => undefined))
-      ).datasets,
+      datasets: (await inTransaction(bench.target.pool, (client) => ensureImport(client, move, 1, MOVED))).datasets,
       signal: bench.signal,
     };
     lap('prepare');
@@ -431,9 +429,7 @@ async function withDatasets<T>(
   move: string,
   use: (datasets: { prefix: Prefix; dataset: number }[]) => Promise<T>,
 ): Promise<T> {
-  const { datasets } = await inTransaction(target.pool, (client) =>
-    ensureImport(client, move, 1, MOVED, async () => undefined),
-  );
+  const { datasets } = await inTransaction(target.pool, (client) => ensureImport(client, move, 1, MOVED));
   try {
     return await use([...datasets]);
   } finally {

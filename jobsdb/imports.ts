@@ -22,16 +22,20 @@ export async function importsOf(client: ClientBase, partitions: readonly Partiti
   return moves.rows.map((row) => row.move);
 }
 
+/** Whether an earlier attempt has made the import: then what is here of its partitions is its copy, and nothing stale. */
+export async function isImporting(client: ClientBase, move: string): Promise<boolean> {
+  return ((await client.query('SELECT FROM ringmaster.imports WHERE move = $1', [move])).rowCount ?? 0) > 0;
+}
+
 /**
- * Raises the token of the import to `token`, which waits for an older attempt's open write; makes the import where it isn't there, after `beforeFirst`.
- * Throws STALE_TOKEN where a newer attempt was here.
+ * Raises the token of the import to `token`, which waits for an older attempt's open write; makes the import where it isn't there: nothing stale may be
+ * left of its partitions then. Throws STALE_TOKEN where a newer attempt was here.
  */
 export async function ensureImport(
   client: ClientBase,
   move: string,
   token: number,
   partitions: readonly PartitionIndex[],
-  beforeFirst: () => Promise<unknown>,
 ): Promise<ImportDatasets> {
   const known = await client.query<{ token: string }>(
     'SELECT token::text FROM ringmaster.imports WHERE move = $1 FOR UPDATE',
@@ -46,7 +50,6 @@ export async function ensureImport(
     );
     return { datasets: datasets.rows };
   }
-  await beforeFirst();
   await client.query('INSERT INTO ringmaster.imports (move, token, partitions) VALUES ($1, $2, $3)', [
     move,
     token,

@@ -2,7 +2,13 @@
 import type { ClientBase } from 'pg';
 import { type PartitionIndex, partitionIndexOf } from '../ring/partition.ts';
 import { type Dataset, jobsTable, selectAttached, statusTable } from './sql/datasets.ts';
-import { countPendingIn, distinctPartitionIds, markMigrated } from './sql/pending.ts';
+import {
+  countPendingIn,
+  distinctPartitionIds,
+  forgetMessageIds,
+  markMigrated,
+  partitionsWithWindow,
+} from './sql/pending.ts';
 
 /** Attached datasets, ascending. */
 export async function attachedDatasets(client: ClientBase): Promise<Dataset[]> {
@@ -39,23 +45,69 @@ export async function countPending(client: ClientBase): Promise<number> {
   return count;
 }
 
+/** What is still to be put away, in order, and how far the first of it has got. Made by `planPutAway`, carried on by `putAwayNext`. */
+export interface PuttingAway {
+  readonly todo: readonly (
+    | { readonly dataset: Dataset; readonly partitionId: string; readonly move: string | null }
+    | { readonly windowOf: PartitionIndex }
+  )[];
+  /** The highest job id, or seq of the window, that was looked at. */
+  readonly after: number;
+}
+
 /**
- * Whatever is pending here for partitions that this node doesn't own was delivered or will be elsewhere: marks it `migrated`, and forgets the
- * window of messageIds, which went along. Repeatable. The caller holds the partitions' locks or knows them closed. Returns the rows marked.
+ * Whatever is pending here for partitions that this node doesn't own was delivered or will be elsewhere: it is marked `migrated`, with the move by which the
+ * partition left (`null`: unknown), and the window of messageIds, which went along, is forgotten. This looks what there is, and changes nothing.
+ * The caller knows the partitions closed: nothing is added to them until they are opened, and then what was planned for them counts no more.
  */
-export async function putAwayStale(client: ClientBase, partitions: readonly PartitionIndex[]): Promise<number> {
-  const wanted = new Set(partitions);
-  let marked = 0;
-  for (const { prefix, dataset, partitionIds } of await partitionIdsByDataset(
-    client,
-    await attachedDatasets(client),
-    wanted,
-  )) {
-    if (partitionIds.length > 0)
-      marked += (await client.query(markMigrated(prefix, dataset, partitionIds))).rowCount ?? 0;
+export async function planPutAway(
+  client: ClientBase,
+  partitions: ReadonlyMap<PartitionIndex, string | null>,
+): Promise<PuttingAway> {
+  const wanted = new Set(partitions.keys());
+  const found = await partitionIdsByDataset(client, await attachedDatasets(client), wanted);
+  const windows = await client.query<{ partition: number }>(partitionsWithWindow, [[...wanted]]);
+  return {
+    todo: [
+      ...found.flatMap(({ partitionIds, ...dataset }) =>
+        partitionIds.map((partitionId) => ({
+          dataset,
+          partitionId,
+          move: partitions.get(partitionIndexOf(partitionId)!) ?? null,
+        })),
+      ),
+      ...windows.rows.map(({ partition }) => ({ windowOf: partition })),
+    ],
+    after: 0,
+  };
+}
+
+/**
+ * The next `rowsMax` rows of it, in the caller's transaction. Gives the rest, which holds once that has committed: its `todo` is empty when all is
+ * done. `marked`: jobs that were pending.
+ */
+export async function putAwayNext(
+  client: ClientBase,
+  { todo, after }: PuttingAway,
+  rowsMax: number,
+): Promise<{ rest: PuttingAway; marked: number }> {
+  let [left, at, marked] = [rowsMax, after, 0];
+  for (const [n, item] of todo.entries()) {
+    const [statement, values] =
+      'windowOf' in item
+        ? [forgetMessageIds, [item.windowOf, at, left]]
+        : [
+            markMigrated(item.dataset.prefix, item.dataset.dataset),
+            [item.partitionId, at, left, JSON.stringify(item.move === null ? {} : { move: item.move })],
+          ];
+    const step = await client.query<{ looked: number; upTo: string | null; marked: number }>(statement, values);
+    const { looked, upTo, marked: here } = step.rows[0]!;
+    marked += here;
+    if (looked === left) return { rest: { todo: todo.slice(n), after: Number(upTo) }, marked };
+    left -= looked;
+    at = 0;
   }
-  await client.query('DELETE FROM ringmaster.message_ids WHERE partition = ANY ($1::integer[])', [partitions]);
-  return marked;
+  return { rest: { todo: [], after: 0 }, marked };
 }
 
 /** Forgets the copy of a move that did not come to its hand-over: drops its datasets and its ledger. Repeatable. */

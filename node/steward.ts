@@ -17,7 +17,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { PoolClient } from 'pg';
 import type { ImportTarget, MoveCommand, NodeControl, NodeStatus, PartitionState } from '../dataplane/contract.ts';
-import { ensureImport, importsOf } from '../jobsdb/imports.ts';
+import { ensureImport, importsOf, isImporting } from '../jobsdb/imports.ts';
 import type { Dataset } from '../jobsdb/sql/datasets.ts';
 import {
   enterAlone,
@@ -28,7 +28,14 @@ import {
   selectStates,
   setSettled,
 } from '../jobsdb/sql/partitions.ts';
-import { attachedDatasets, countPending, dropImport, putAwayStale } from '../jobsdb/stale.ts';
+import {
+  attachedDatasets,
+  countPending,
+  dropImport,
+  type PuttingAway,
+  planPutAway,
+  putAwayNext,
+} from '../jobsdb/stale.ts';
 import { CodedError, describeError } from '../kit/errors.ts';
 import { type Logger, now } from '../kit/log.ts';
 import type { MoveId, RecordedEvent } from '../ring/events.ts';
@@ -45,8 +52,10 @@ const QUIESCED_SLACK_MS = 15_000;
 const DEAD_MAN_RETRY_MS = 250;
 /** How long a starting node waits for the ring store before it serves on what its own rows say (P6). */
 const START_WAIT_MS = 5_000;
-/** Partitions that are put away in one turn. */
+/** Partitions that are put away together. */
 const SETTLE_PARTITIONS = 16;
+/** Rows that are looked at in one turn of putting away, which is one transaction: some 40 ms. */
+const PUT_AWAY_ROWS = 2_000;
 const RETRY_MS_MAX = 2_000;
 
 interface Row {
@@ -60,6 +69,8 @@ export interface StewardDeps {
   readonly ringStore: RingStore;
   readonly work: NodeWork;
   readonly log: Logger;
+  /** Default PUT_AWAY_ROWS. */
+  readonly putAwayRows?: number;
 }
 
 export class Steward implements NodeControl, NodeTopology {
@@ -77,6 +88,15 @@ export class Steward implements NodeControl, NodeTopology {
   #settledVersion = 0;
   /** Not owned, and not looked through since: may hold stale rows. */
   #unsettled = new Set<PartitionIndex>();
+  /** The partitions that are being put away, and what is left of that. */
+  #away: {
+    readonly partitions: readonly PartitionIndex[];
+    readonly rest: PuttingAway;
+    readonly marked: number;
+  } | null = null;
+  /** The last move that took a partition away from this node. */
+  readonly #leftBy = new Map<PartitionIndex, MoveId>();
+  readonly #putAwayRows: number;
   #blocked: { code: string; message: string } | null = null;
   #serving = false;
   #turn: Promise<unknown> = Promise.resolve();
@@ -87,6 +107,7 @@ export class Steward implements NodeControl, NodeTopology {
     this.#store = deps.ringStore;
     this.#work = deps.work;
     this.#log = deps.log;
+    this.#putAwayRows = deps.putAwayRows ?? PUT_AWAY_ROWS;
     this.#ring = noRing(deps.session.clusterId);
   }
 
@@ -172,29 +193,44 @@ export class Steward implements NodeControl, NodeTopology {
 
   async prepare(command: MoveCommand): Promise<ImportTarget> {
     await this.#folded(command.token);
-    return this.#inTurn(async () => {
-      const move = this.#commanded(command);
-      if (move.to !== this.#session.node) refuse('MOVE_INVALID', `${move.move} goes to ${move.to}`);
-      const prepared = await this.#alone(move.partitions, async (client, rows) => {
-        for (const [partition, row] of rows) {
-          // Prepare touches nothing that this node owns at the token's position.
-          if (row.state !== 'closed' || this.#ring.owners[partition] === this.#session.node) {
-            refuse('NODE_OWNS_PARTITION', `partition ${partition} is ${row.state} at ${this.#session.node}`);
-          }
+    let rest: PuttingAway | null = null;
+    for (;;) {
+      const done = await this.#inTurn(() => this.#prepareNext(command, rest));
+      if ('datasets' in done) return done;
+      rest = done.rest;
+    }
+  }
+
+  /** The import; or what is left of putting away the stale rows, which must be complete before it is made, a turn for each batch. */
+  async #prepareNext(
+    command: MoveCommand,
+    rest: PuttingAway | null,
+  ): Promise<ImportTarget | { readonly rest: PuttingAway }> {
+    const move = this.#commanded(command);
+    if (move.to !== this.#session.node) refuse('MOVE_INVALID', `${move.move} goes to ${move.to}`);
+    const prepared = await this.#alone(move.partitions, async (client, rows) => {
+      for (const [partition, row] of rows) {
+        // Prepare touches nothing that this node owns at the token's position.
+        if (row.state !== 'closed' || this.#ring.owners[partition] === this.#session.node) {
+          refuse('NODE_OWNS_PARTITION', `partition ${partition} is ${row.state} at ${this.#session.node}`);
         }
-        for (const left of await importsOf(client, move.partitions))
-          if (left !== move.move) await dropImport(client, left);
-        return ensureImport(client, move.move, command.token, move.partitions, () =>
-          putAwayStale(client, move.partitions),
-        );
-      });
-      for (const partition of move.partitions) this.#unsettled.delete(partition);
-      this.#log.info(
-        { move: move.move, claim: command.token, partitions: formatPartitions(move.partitions) },
-        'import prepared',
-      );
-      return prepared;
+      }
+      for (const left of await importsOf(client, move.partitions))
+        if (left !== move.move) await dropImport(client, left);
+      if (!(await isImporting(client, move.move))) {
+        const stale = rest ?? (await planPutAway(client, this.#leavers(move.partitions)));
+        const next = await putAwayNext(client, stale, this.#putAwayRows);
+        if (next.rest.todo.length > 0) return next;
+      }
+      return ensureImport(client, move.move, command.token, move.partitions);
     });
+    if (!('datasets' in prepared)) return prepared;
+    this.#settled(move.partitions);
+    this.#log.info(
+      { move: move.move, claim: command.token, partitions: formatPartitions(move.partitions) },
+      'import prepared',
+    );
+    return prepared;
   }
 
   async quiesce(command: MoveCommand & { readonly limitMs: number }, signal?: AbortSignal): Promise<void> {
@@ -281,6 +317,11 @@ export class Steward implements NodeControl, NodeTopology {
         const move = moveOf(ring, event.move);
         if (move?.to === this.#session.node) for (const partition of move.partitions) gained.set(partition, move.move);
       }
+      if (event.type === 'partitions handed over') {
+        const move = moveOf(ring, event.move);
+        if (move?.from === this.#session.node)
+          for (const partition of move.partitions) this.#leftBy.set(partition, move.move);
+      }
       if (event.type === 'move aborted') {
         const move = moveOf(ring, event.move);
         if (move?.to === this.#session.node) aborted.push(move);
@@ -295,14 +336,10 @@ export class Steward implements NodeControl, NodeTopology {
     this.#foldWaiters.clear();
     for (const { move, partitions } of aborted) {
       await this.#alone([], (client) => dropImport(client, move));
-      for (const partition of partitions)
-        if (this.#rows.get(partition)?.state === 'closed') this.#unsettled.add(partition);
+      this.#unsettle(partitions.filter((partition) => this.#rows.get(partition)?.state === 'closed'));
     }
     // Not awaited: it takes turns of its own, so that commands and hand-overs do not wait for it.
-    if (ring.notUnderstood.length === 0)
-      void this.#settle().catch((error: unknown) =>
-        this.#log.warn({ error: describeError(error) }, 'putting away stale jobs: will try again'),
-      );
+    if (ring.notUnderstood.length === 0) void this.#settle();
   }
 
   /** Brings the rows to what the log says at `ring`, in one transaction with the version that they are derived from. */
@@ -326,8 +363,8 @@ export class Steward implements NodeControl, NodeTopology {
     }
     for (const [partition, state] of changes) this.#rows.set(partition, { state, token: last.version, move: null });
     // A partition that this database never knew has nothing to put away.
-    for (const partition of closing) if (before.has(partition)) this.#unsettled.add(partition);
-    for (const partition of opening) this.#unsettled.delete(partition);
+    this.#unsettle(closing.filter((partition) => before.has(partition)));
+    this.#settled(opening);
     this.#foldedVersion = Math.max(this.#foldedVersion, last.version);
     this.#serving = isMember(ring, this.#session.node);
     for (const [move, deadMan] of this.#deadMen) {
@@ -496,22 +533,46 @@ export class Steward implements NodeControl, NodeTopology {
 
   // ---- putting away (S4)
 
-  #settling = false;
+  #settling: 'no' | 'yes' | 'and again' = 'no';
   async #settle(): Promise<void> {
-    if (this.#settling) return;
-    this.#settling = true;
-    try {
-      for (;;) {
-        const more = await this.#inTurn(() => this.#settleOne());
-        if (!more) return;
-      }
-    } finally {
-      this.#settling = false;
+    if (this.#settling !== 'no') {
+      this.#settling = 'and again';
+      return;
     }
+    do {
+      this.#settling = 'yes';
+      let more = true;
+      while (more) {
+        try {
+          more = await this.#inTurn(() => this.#settleNext());
+        } catch (error) {
+          if (this.#stopping.signal.aborted) return;
+          this.#log.warn({ error: describeError(error) }, 'putting away stale jobs: will try again');
+          await delay(RETRY_MS_MAX, undefined, { ref: false, signal: this.#stopping.signal }).catch(() => undefined);
+        }
+      }
+    } while ((this.#settling as string) === 'and again');
+    this.#settling = 'no';
   }
 
-  /** A few partitions in a turn: long queues must not keep the log waiting for longer than that. */
-  async #settleOne(): Promise<boolean> {
+  /** These may hold stale rows, from their first on. */
+  #unsettle(partitions: readonly PartitionIndex[]): void {
+    this.#settled(partitions);
+    for (const partition of partitions) this.#unsettled.add(partition);
+  }
+
+  /** Nothing stale is left of these, or they are owned. What was planned to be put away of them counts no more: later they may hold other rows. */
+  #settled(partitions: readonly PartitionIndex[]): void {
+    for (const partition of partitions) this.#unsettled.delete(partition);
+    if (this.#away?.partitions.some((partition) => partitions.includes(partition))) this.#away = null;
+  }
+
+  #leavers(partitions: readonly PartitionIndex[]): Map<PartitionIndex, MoveId | null> {
+    return new Map(partitions.map((partition) => [partition, this.#leftBy.get(partition) ?? null]));
+  }
+
+  /** One batch in a turn and a transaction of its own: long queues must not keep the log, commands and hand-overs waiting. False: nothing is left. */
+  async #settleNext(): Promise<boolean> {
     if (this.#stopping.signal.aborted) return false;
     const ring = this.#ring;
     // No member: what is pending here is of an earlier life, and nobody knows whether it was moved. Nothing is delivered, and nothing put away: it cannot join so.
@@ -521,13 +582,24 @@ export class Steward implements NodeControl, NodeTopology {
         .filter((move) => move.to === this.#session.node && move.state === 'started')
         .flatMap((move) => move.partitions),
     );
-    const partitions = [...this.#unsettled].filter((candidate) => !incoming.has(candidate)).slice(0, SETTLE_PARTITIONS);
+    const begun = this.#away?.partitions.some((partition) => incoming.has(partition)) ? null : this.#away;
+    this.#away = null; // until the batch is known to be committed
+    const partitions =
+      begun?.partitions ??
+      [...this.#unsettled].filter((candidate) => !incoming.has(candidate)).slice(0, SETTLE_PARTITIONS);
     if (partitions.length > 0) {
-      const marked = await this.#alone(partitions, (client) => putAwayStale(client, partitions));
-      for (const partition of partitions) this.#unsettled.delete(partition);
-      if (marked > 0)
+      const { rest, marked } = await this.#alone(partitions, async (client) =>
+        putAwayNext(client, begun?.rest ?? (await planPutAway(client, this.#leavers(partitions))), this.#putAwayRows),
+      );
+      const jobs = (begun?.marked ?? 0) + marked;
+      if (rest.todo.length > 0) {
+        this.#away = { partitions, rest, marked: jobs };
+        return true;
+      }
+      this.#settled(partitions);
+      if (jobs > 0)
         this.#log.info(
-          { partitions: formatPartitions(partitions), jobs: marked, version: ring.version },
+          { partitions: formatPartitions(partitions), jobs, version: ring.version },
           'jobs marked migrated',
         );
       return true;

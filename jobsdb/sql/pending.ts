@@ -30,7 +30,32 @@ export const distinctPartitionIds = (prefix: string, dataset: number): string =>
 export const countPendingIn = (prefix: string, dataset: number): string => `
   SELECT count(*)::text AS count FROM ${jobsTable(prefix, dataset)} AS j ${lastStatus(prefix, dataset)} WHERE ${isPending}`;
 
-/** A terminal status row `migrated` for each pending job of these partition ids. */
-export const markMigrated = (prefix: string, dataset: number, partitionIds: readonly string[]): string => `
-  INSERT INTO ${statusTable(prefix, dataset)} (job_id, job_state, attempt, exec_time, error_response)
-  SELECT j.job_id, 'migrated', coalesce(s.attempt, 0), now(), '{}' ${fromPending(prefix, dataset, partitionIds)}`;
+/**
+ * The next jobs of a partition id above a job id, looked at in the order of the index; those that are pending get a terminal status row `migrated`.
+ * `$1` partition id, `$2` job id, `$3` rows at most, `$4` the status rows' parameters (JSON). What is looked at is bounded, not what is found: a
+ * batch costs the same among finished jobs, and none is looked at twice.
+ */
+export const markMigrated = (prefix: string, dataset: number): string => `
+  WITH looked AS MATERIALIZED (
+    SELECT job_id FROM ${jobsTable(prefix, dataset)} WHERE partition_id = $1 AND job_id > $2 ORDER BY job_id LIMIT $3
+  ), marked AS (
+    INSERT INTO ${statusTable(prefix, dataset)} (job_id, job_state, attempt, exec_time, error_response, parameters)
+    SELECT j.job_id, 'migrated', coalesce(s.attempt, 0), now(), '{}', $4::jsonb
+    FROM looked AS j ${lastStatus(prefix, dataset)} WHERE ${isPending} RETURNING job_id
+  ), noted AS (
+    UPDATE ringmaster.datasets SET migrated_at = now()
+    WHERE prefix = '${prefix}' AND dataset = ${dataset} AND EXISTS (SELECT FROM marked)
+  )
+  SELECT (SELECT count(*) FROM looked)::integer AS looked, (SELECT max(job_id) FROM looked)::text AS "upTo", (SELECT count(*) FROM marked)::integer AS marked`;
+
+/** Those of partitions `$1` that have a window of messageIds. */
+export const partitionsWithWindow = `
+  SELECT p AS partition FROM unnest($1::integer[]) AS p WHERE EXISTS (SELECT FROM ringmaster.message_ids WHERE partition = p)`;
+
+/** Forgets the next messageIds of partition `$1` above seq `$2`, `$3` at most. */
+export const forgetMessageIds = `
+  WITH forgotten AS (
+    DELETE FROM ringmaster.message_ids WHERE partition = $1 AND seq IN (
+      SELECT seq FROM ringmaster.message_ids WHERE partition = $1 AND seq > $2 ORDER BY seq LIMIT $3
+    ) RETURNING seq
+  ) SELECT count(*)::integer AS looked, max(seq)::text AS "upTo", 0 AS marked FROM forgotten`;

@@ -287,8 +287,10 @@ CREATE SEQUENCE ringmaster.batch_rt_job_id;
 ALTER TABLE ringmaster.datasets ADD COLUMN made_at timestamptz NOT NULL DEFAULT now();
 ALTER TABLE ringmaster.datasets ADD COLUMN attached_at timestamptz;
 ALTER TABLE ringmaster.datasets ADD COLUMN imported_status_id bigint;
+ALTER TABLE ringmaster.datasets ADD COLUMN migrated_at timestamptz;
 COMMENT ON COLUMN ringmaster.datasets.attached_at IS 'of an import: when its partitions opened here';
 COMMENT ON COLUMN ringmaster.datasets.imported_status_id IS 'of an import: the highest status id that came with it; what this node writes lies above';
+COMMENT ON COLUMN ringmaster.datasets.migrated_at IS 'when a job in it was last marked migrated: it was moved away, or stale';
 
 SELECT ringmaster.add_dataset('batch_rt', NULL);
 

@@ -6,7 +6,7 @@ import type { CopyJob } from '../../jobsdb/copy.ts';
 import { createPool } from '../../jobsdb/pool.ts';
 import type { Prefix } from '../../jobsdb/sql/schema.ts';
 import { openSession } from '../../node/session.ts';
-import { Steward } from '../../node/steward.ts';
+import { Steward, type StewardDeps } from '../../node/steward.ts';
 import type { NodeSession, NodeWork } from '../../node/work.ts';
 import type { RingCommand } from '../../ring/decide.ts';
 import { moveOf, type Ring } from '../../ring/ring.ts';
@@ -69,13 +69,16 @@ export interface Fixture {
 const log = pino({ level: process.env['TEST_LOG'] ?? 'silent' });
 let attempts = 0;
 
-export async function createFixture(partitionCount = 4): Promise<Fixture> {
+export async function createFixture(
+  partitionCount = 4,
+  options: Pick<StewardDeps, 'putAwayRows'> = {},
+): Promise<Fixture> {
   const store = createMemoryRingStore();
   const nodes: TestNode[] = [];
   async function startNode(name: string, database: TestDatabase): Promise<TestNode> {
     const session = await openSession({ node: name, clusterId: CLUSTER, databaseUrl: database.url });
     const work = new RecordingWork();
-    const steward = new Steward({ session, ringStore: store, work, log });
+    const steward = new Steward({ session, ringStore: store, work, log, ...options });
     const node = {
       name,
       database,

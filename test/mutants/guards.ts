@@ -31,6 +31,7 @@ const of = (
 ): Guard[] => guards.map((guard) => ({ file, tests: typeof tests === 'string' ? [tests] : tests, ...guard }));
 
 const HELD_HERE = ['test/mutants/held-here.int.test.ts'];
+const PUT_AWAY = ['test/jobsdb/put-away.int.test.ts'];
 const HELD_HERE_UNIT = ['test/mutants/held-here.unit.test.ts'];
 
 export const guards: readonly Guard[] = [
@@ -448,14 +449,6 @@ export const guards: readonly Guard[] = [
       tests: HELD_HERE,
       only: 'an older attempt does not lower the token of an import',
     },
-    {
-      name: 'stale pending rows are gone before a copy is made',
-      because: 'P3: what a node holds of partitions that it does not own is stale',
-      find: '  await beforeFirst();\n',
-      replace: '',
-      tests: HELD_HERE,
-      only: 'stale rows at the target are put away before it can own the partition',
-    },
   ]),
 
   // ---- the copy
@@ -622,9 +615,41 @@ export const guards: readonly Guard[] = [
     {
       name: 'the source puts away what it moved (S4)',
       because: 'P3: stale rows are never delivered',
-      find: 'const marked = await this.#alone(partitions, (client) => putAwayStale(client, partitions));',
-      replace: 'const marked = partitions.length - partitions.length;',
+      find: 'putAwayNext(client, begun?.rest ?? (await planPutAway(client, this.#leavers(partitions))), this.#putAwayRows),',
+      replace: 'putAwayNext(client, { todo: [], after: 0 }, partitions.length),',
       only: 'brings every pending job, in order',
+    },
+    {
+      name: 'stale pending rows are gone before a copy is made',
+      because: 'P3: what a node holds of partitions that it does not own is stale',
+      find: 'if (!(await isImporting(client, move.move))) {',
+      replace: 'if (move.token < 0) {',
+      tests: HELD_HERE,
+      only: 'stale rows at the target are put away before it can own the partition',
+    },
+    {
+      name: 'all of them: the copy is made after the last batch',
+      because: 'P3: what a node holds of partitions that it does not own is stale',
+      find: 'if (next.rest.todo.length > 0) return next;',
+      replace: '',
+      tests: PUT_AWAY,
+      only: 'complete before the import is made',
+    },
+    {
+      name: 'what a copy has brought is not stale',
+      because: 'P1, P3: a retry must not forget the window of messageIds that came along',
+      find: 'if (!(await isImporting(client, move.move))) {',
+      replace: 'if (move.token > 0) {',
+      tests: PUT_AWAY,
+      only: 'a retry of the same move puts nothing away of what its copy has brought',
+    },
+    {
+      name: 'a node has settled only when nothing is left',
+      because: 'P3: stale rows are gone before a node can own the partition again',
+      find: 'if (rest.todo.length > 0) {\n        this.#away',
+      replace: 'if (rest.todo.length < 0) {\n        this.#away',
+      tests: PUT_AWAY,
+      only: 'holds up no command, and settles only when nothing is left',
     },
     {
       name: 'what is about to be received is not put away (S4)',

@@ -200,7 +200,7 @@ describe('between two nodes', () => {
     await f.copyJob(newer, f.a, f.b);
     const late = await take(f.b.pool);
     await late.query('BEGIN');
-    await expect(ensureImport(late, MOVE, old.token, [0], async () => undefined)).rejects.toMatchObject({
+    await expect(ensureImport(late, MOVE, old.token, [0])).rejects.toMatchObject({
       code: 'STALE_TOKEN',
     });
     await leave(late); // of nothing
@@ -258,7 +258,7 @@ describe('between two nodes', () => {
       (error: unknown) => String(error),
     );
     lag.resolve();
-    expect(await preparing).toBe('prepared 2');
+    expect(await preparing).toBe('prepared 3');
   });
 
   test('a row that was set under a later position than the log’s stays as it is', async () => {
