@@ -21,6 +21,9 @@ const PERMANENT: ReadonlySet<string> = new Set([
   'NODE_NOT_EMPTY',
   'NODE_OWNS_PARTITION',
   'JOBSDB_TOO_NEW',
+  'POSTGRES_TOO_OLD',
+  'DATABASE_RIGHTS',
+  'SCHEMA_DIFFERS',
   // where nodes run
   'KUBE_CONFIG_INVALID',
   'KUBE_CONTEXT_UNKNOWN',
@@ -42,6 +45,7 @@ const PERMANENT: ReadonlySet<string> = new Set([
   // moves
   'STALE_TOKEN',
   'MOVE_INVALID',
+  'IMPORT_NOT_EMPTY',
   'MOVE_ABORTED',
   'MOVE_HANDED_OVER',
   'QUIESCE_TIMEOUT',

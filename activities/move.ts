@@ -10,6 +10,7 @@ import type pg from 'pg';
 import type { ImportTarget, MoveCommand, NodeControl } from '../dataplane/contract.ts';
 import { type CopyJob, openCopy, withCopy } from '../jobsdb/copy.ts';
 import { createPool } from '../jobsdb/pool.ts';
+import { preflight } from '../jobsdb/preflight.ts';
 import type { Prefix } from '../jobsdb/sql/schema.ts';
 import { CodedError, codeOf, describeError } from '../kit/errors.ts';
 import type { DatabaseAddress } from '../platform/platform.ts';
@@ -55,6 +56,16 @@ export function createMoveActivities(deps: ActivityDeps): MoveActivities {
     return decideAndAppend(deps.ringStore, input.clusterId, command, by);
   }
 
+  /** Refuses, by name, what would fail in the middle of a copy. */
+  async function check(input: MoveActivityInput): Promise<void> {
+    const [from, to] = await Promise.all([deps.endpointsOf(input.from), deps.endpointsOf(input.to)]);
+    await preflight({
+      source: { node: input.from, pool: pools.of(from.database) },
+      target: { node: input.to, pool: pools.of(to.database) },
+      move: input.move,
+    });
+  }
+
   async function copyJob(
     input: MoveActivityInput,
     command: MoveCommand,
@@ -79,7 +90,9 @@ export function createMoveActivities(deps: ActivityDeps): MoveActivities {
     async preCopy(input) {
       return beating(async () => {
         const { command, target } = await claim(input);
+        await check(input); // before anything of it is at the target
         const prepared = await target.prepare(command, cancellationSignal());
+        await check(input); // and what was made for it
         let jobsCopied = 0;
         const job = await copyJob(input, command, prepared, (rows) => {
           jobsCopied += rows;

@@ -18,7 +18,7 @@ import { from as copyFrom, to as copyTo } from 'pg-copy-streams';
 import { CodedError, codeOf } from '../kit/errors.ts';
 import type { MoveProof } from '../ring/events.ts';
 import type { PartitionIndex } from '../ring/partition.ts';
-import { beginHolding, type ImportDatasets } from './imports.ts';
+import { assertOnlyOwnRows, beginHolding, type ImportDatasets } from './imports.ts';
 import * as sql from './sql/copy.ts';
 import { type Dataset, jobsTable, quoteLiteral, statusTable } from './sql/datasets.ts';
 import { refusalOfState } from './sql/partitions.ts';
@@ -105,6 +105,7 @@ export async function openCopy(job: CopyJob): Promise<Copy> {
     for (const pool of [job.source, job.source, job.target]) clients.push(await pool.connect());
     const [source, reader, target] = clients as [pg.PoolClient, pg.PoolClient, pg.PoolClient];
     await target.query(sql.makeIncoming(job.datasets.map(({ prefix }) => prefix)));
+    await assertOnlyOwnRows(target, job.move, job.datasets);
     const passes = await readPasses(target, job.move);
     let atSource: Promise<Digest[]> | undefined;
     const digesting = (): Promise<Digest[]> => {

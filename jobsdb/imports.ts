@@ -5,7 +5,7 @@
 import type { ClientBase } from 'pg';
 import { CodedError } from '../kit/errors.ts';
 import type { PartitionIndex } from '../ring/partition.ts';
-import { quoteLiteral } from './sql/datasets.ts';
+import { jobsTable, quoteLiteral, statusTable } from './sql/datasets.ts';
 import { type Prefix, prefixes } from './sql/schema.ts';
 
 export interface ImportDatasets {
@@ -75,6 +75,30 @@ export async function beginHolding(client: ClientBase, move: string, token: numb
   const [, held] = (await client.query(statements)) as unknown as [unknown, { rows: { token: string }[] }];
   if (Number(held.rows[0]?.token) !== token)
     throw staleToken(move, held.rows[0] ? Number(held.rows[0].token) : null, token);
+}
+
+/**
+ * To be called before the first row is written. Throws IMPORT_NOT_EMPTY where a dataset of the import has rows and its ledger knows of none: somebody else
+ * wrote them, and they would be attached with ours.
+ */
+export async function assertOnlyOwnRows(
+  client: ClientBase,
+  move: string,
+  datasets: ImportDatasets['datasets'],
+): Promise<void> {
+  if (datasets.length === 0) return;
+  const selects = datasets.map(
+    ({ prefix, dataset }, n) => `
+    SELECT ${n} AS n WHERE NOT EXISTS (SELECT FROM ringmaster.import_chunks WHERE move = ${quoteLiteral(move)} AND prefix = ${quoteLiteral(prefix)})
+      AND (EXISTS (SELECT FROM ${jobsTable(prefix, dataset)}) OR EXISTS (SELECT FROM ${statusTable(prefix, dataset)}))`,
+  );
+  const { rows } = await client.query<{ n: number }>(selects.join(' UNION ALL '));
+  if (rows.length === 0) return;
+  const tables = rows.map(({ n }) => jobsTable(datasets[n]!.prefix, datasets[n]!.dataset));
+  throw new CodedError('IMPORT_NOT_EMPTY', `${tables.join(', ')}: there are rows that ${move} has not written`, {
+    move,
+    tables,
+  });
 }
 
 function staleToken(move: string, held: number | null, token: number): CodedError {

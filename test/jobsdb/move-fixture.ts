@@ -69,9 +69,14 @@ export interface Fixture {
 const log = pino({ level: process.env['TEST_LOG'] ?? 'silent' });
 let attempts = 0;
 
+export interface FixtureOptions extends Pick<StewardDeps, 'putAwayRows'> {
+  /** Default: on the run's server. */
+  readonly makeDatabase?: (node: 'a' | 'b') => Promise<TestDatabase>;
+}
+
 export async function createFixture(
   partitionCount = 4,
-  options: Pick<StewardDeps, 'putAwayRows'> = {},
+  { makeDatabase = createTestDatabase, ...options }: FixtureOptions = {},
 ): Promise<Fixture> {
   const store = createMemoryRingStore();
   const nodes: TestNode[] = [];
@@ -92,8 +97,8 @@ export async function createFixture(
     return node;
   }
   const [a, b] = await Promise.all([
-    createTestDatabase().then((db) => startNode('a', db)),
-    createTestDatabase().then((db) => startNode('b', db)),
+    makeDatabase('a').then((db) => startNode('a', db)),
+    makeDatabase('b').then((db) => startNode('b', db)),
   ]);
   const by = { actor: 'test', reason: 'test', operation: 'op' };
   const append = async (command: RingCommand): Promise<Ring> =>

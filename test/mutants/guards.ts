@@ -453,6 +453,50 @@ export const guards: readonly Guard[] = [
 
   // ---- the copy
 
+  // ---- what is asked before a move
+
+  ...of('jobsdb/preflight.ts', 'test/jobsdb/preflight.int.test.ts', [
+    {
+      name: 'a table whose columns differ between source and target is refused',
+      because: 'a move that cannot work is refused by name, before it begins',
+      find: 'if (differences.length === 0) return;',
+      replace: 'if (differences.length >= 0) return;',
+      only: 'a schema that differs is refused, with each column',
+    },
+    {
+      name: 'rights that are missing are refused',
+      because: 'a move that cannot work is refused by name, before it begins',
+      find: 'if (missing.length === 0) return;',
+      replace: 'if (missing.length >= 0) return;',
+      only: 'missing rights are named with role, right and object',
+    },
+    {
+      name: 'a PostgreSQL that is too old is refused',
+      because: 'statements of the copy are tested from version 15 on',
+      find: 'if (servers.every(({ version_num }) => version_num >= oldest)) return;',
+      replace: 'if (servers.length > 0) return;',
+      tests: ['test/jobsdb/versions.int.test.ts'],
+      only: 'a PostgreSQL that is too old is refused by a node at its start',
+    },
+  ]),
+  ...of('activities/move.ts', 'test/jobsdb/preflight.int.test.ts', [
+    {
+      name: 'it is asked before anything is prepared',
+      because: 'a refused move leaves nothing at the target',
+      find: 'await check(input); // before anything of it is at the target',
+      replace: '',
+      only: 'the pre-copy asks before anything is prepared',
+    },
+  ]),
+  ...of('jobsdb/imports.ts', 'test/jobsdb/preflight.int.test.ts', [
+    {
+      name: 'rows in the tables of an import that its ledger does not know refuse the copy',
+      because: 'P3: they would be attached with those of the move',
+      find: 'if (rows.length === 0) return;',
+      replace: 'if (rows.length >= 0) return;',
+      only: 'of the import that its ledger does not know refuse the copy',
+    },
+  ]),
   ...of('jobsdb/copy.ts', 'test/jobsdb/move.int.test.ts', [
     {
       name: 'a pass waits for the transactions that were writing when it took its mark',

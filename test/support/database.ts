@@ -29,7 +29,11 @@ async function testServer(): Promise<DatabaseAddress> {
 /** A fresh, empty database in the run's PostgreSQL (durability off: a test that crashes a server starts its own, see platform/local/postgres-server.ts). */
 export async function createTestDatabase(): Promise<TestDatabase> {
   server ??= testServer();
-  const admin = await server;
+  return createDatabaseAt(await server);
+}
+
+/** The same on a server of the test's own. */
+export async function createDatabaseAt(admin: DatabaseAddress): Promise<TestDatabase> {
   const name = `test_${randomBytes(8).toString('hex')}`;
   await execute(admin, `CREATE DATABASE ${name} STRATEGY file_copy`);
   const address = { ...admin, database: name };
