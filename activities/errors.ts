@@ -19,6 +19,7 @@ const PERMANENT: ReadonlySet<string> = new Set([
   'NODE_HAS_JOBS',
   'NODE_OTHER_DATABASE',
   'NODE_NOT_EMPTY',
+  'CERTIFICATE_MISSING',
   'NODE_OWNS_PARTITION',
   'JOBSDB_TOO_NEW',
   'POSTGRES_TOO_OLD',
@@ -43,6 +44,7 @@ const PERMANENT: ReadonlySet<string> = new Set([
   'STATEFULSET_UNKNOWN',
   'VOLUME_NOT_GONE',
   // moves
+  'CERTIFICATE_MISMATCH',
   'STALE_TOKEN',
   'MOVE_INVALID',
   'IMPORT_NOT_EMPTY',

@@ -8,6 +8,7 @@ import { activityInfo, cancellationSignal, heartbeat } from '@temporalio/activit
 import { ApplicationFailure } from '@temporalio/common';
 import type pg from 'pg';
 import type { ImportTarget, MoveCommand, NodeControl } from '../dataplane/contract.ts';
+import { certify } from '../jobsdb/certificate.ts';
 import { type CopyJob, openCopy, withCopy } from '../jobsdb/copy.ts';
 import { createPool } from '../jobsdb/pool.ts';
 import { preflight } from '../jobsdb/preflight.ts';
@@ -15,9 +16,10 @@ import type { Prefix } from '../jobsdb/sql/schema.ts';
 import { CodedError, codeOf, describeError } from '../kit/errors.ts';
 import type { DatabaseAddress } from '../platform/platform.ts';
 import type { RingCommand } from '../ring/decide.ts';
-import type { MoveProof } from '../ring/events.ts';
-import { moveOf } from '../ring/ring.ts';
-import { type Authorship, decideAndAppend, readRing } from '../ringstore/ringstore.ts';
+import type { MoveCertificate, MoveProof } from '../ring/events.ts';
+import { type MoveRecord, movesOf } from '../ring/moves.ts';
+import { fold, moveOf, noRing } from '../ring/ring.ts';
+import { type Authorship, decideAndAppend } from '../ringstore/ringstore.ts';
 import type { ActivityDeps } from './deps.ts';
 import { beating, refusingByType } from './errors.ts';
 import { moveHistory } from './log-views.ts';
@@ -120,14 +122,17 @@ export function createMoveActivities(deps: ActivityDeps): MoveActivities {
       ).catch(staleIsWeather);
     },
 
-    /** Nothing is done here that the nodes do not do by themselves: it waits for them, and writes down that the move is over. */
+    /** Nothing is done here that the nodes do not do by themselves: it waits for them, certifies what they hold, and writes down that the move is over. */
     async cleanUp(input) {
       await beating(async () => {
-        const move = moveOf(await readRing(deps.ringStore, input.clusterId), input.move);
+        const events = await deps.ringStore.read(input.clusterId);
+        const move = moveOf(fold(noRing(input.clusterId), events), input.move);
         if (!move) return; // completed by an earlier attempt
         await waitFolded(deps, input.to, move.handedOverAt);
         await waitSettled(deps, input.from, move.handedOverAt);
-        await append(input, { type: 'complete move', move: input.move });
+        // While the move is open neither node drops anything of it: both sides can be read as they were.
+        const certificate = await certificateOf(input, movesOf(events).get(input.move)!);
+        await append(input, { type: 'complete move', move: input.move, certificate });
       });
     },
   });
@@ -171,6 +176,26 @@ export function createMoveActivities(deps: ActivityDeps): MoveActivities {
     } finally {
       copy.close(failed);
     }
+  }
+
+  /** Throws CERTIFICATE_MISMATCH: the operation is blocked with the numbers, and nothing is deleted. */
+  async function certificateOf(input: MoveActivityInput, record: MoveRecord): Promise<MoveCertificate> {
+    const since = performance.now();
+    const { partitions, handedOver, proof, startedAt, reason, operation } = record;
+    const [from, to] = await Promise.all([deps.endpointsOf(record.from), deps.endpointsOf(record.to)]);
+    const [source, target] = [pools.of(from.database), pools.of(to.database)];
+    const tables = await certify({ source, target, move: record.move, partitions, proof: proof! });
+    const jobs = tables.reduce((sum, table) => sum + table.jobs, 0);
+    deps.log.info({ move: record.move, jobs, ms: Math.round(performance.now() - since) }, 'move certified');
+    return {
+      form: 1,
+      handedOverAt: handedOver!.version,
+      epoch: handedOver!.epoch,
+      times: { started: startedAt, handedOver: handedOver!.at },
+      askedBy: { actor: input.askedBy ?? record.actor, reason, operation },
+      jobs,
+      tables,
+    };
   }
 
   async function abort(input: MoveActivityInput, code: string, because: string): Promise<CutOverResult> {

@@ -3,13 +3,17 @@ import { cancellationSignal, sleep } from '@temporalio/activity';
 import { CodedError } from '../kit/errors.ts';
 import type { Removal } from '../platform/platform.ts';
 import { RingRefusal } from '../ring/decide.ts';
-import type { NodeFacts, NodeId } from '../ring/events.ts';
+import type { NodeFacts, NodeId, RecordedEvent } from '../ring/events.ts';
+import { uncertifiedFrom } from '../ring/moves.ts';
 import { isMember, partitionsOf, type Ring } from '../ring/ring.ts';
 import { decideAndAppend, readRing } from '../ringstore/ringstore.ts';
 import type { ActivityDeps } from './deps.ts';
 import { beating, refusingByType } from './errors.ts';
 import { refuseIfBlocked, waitSettled } from './node-status.ts';
 import type { PodActivities, RemoveInput } from './types.ts';
+
+/** Moves that a refusal names. */
+const NAMED_MAX = 10;
 
 export type PodDeps = Omit<ActivityDeps, 'holders'>;
 
@@ -59,9 +63,22 @@ export function createPodActivities(deps: PodDeps): PodActivities {
       throw new CodedError('NODE_NOT_EMPTY', `${node} still holds ${pendingJobs} pending jobs`, { node, pendingJobs });
   }
 
+  /** What a node gave away stays until it is proven to have arrived: also where the node holds nothing pending any more. */
+  function assertCertified(events: readonly RecordedEvent[], node: NodeId): void {
+    const uncertified = uncertifiedFrom(events, node).map(({ move }) => move);
+    if (uncertified.length === 0) return;
+    const named = uncertified.slice(0, NAMED_MAX).join(', ');
+    throw new CodedError(
+      'CERTIFICATE_MISSING',
+      `${node} stays: ${uncertified.length} of its moves have no certificate (${named}), so it is not proven that all of their jobs arrived`,
+      { node, moves: uncertified.slice(0, NAMED_MAX), count: uncertified.length },
+    );
+  }
+
   async function removeNode(input: RemoveInput): Promise<{ notes: string[] }> {
     const { clusterId, node, holder } = input;
     const ring = await readRing(ringStore, clusterId);
+    assertCertified(await ringStore.read(clusterId), node);
     if (isMember(ring, node)) {
       await assertEmpty(ring, node);
       // Out of the ring first: from here it can be given no partition. Refused while it owns one or an open move names it.

@@ -22,6 +22,8 @@ export interface Asking {
   readonly clusterId: string;
   readonly operationId: string;
   readonly reason: string;
+  /** The person or program that asked for the operation; absent where it did not say. */
+  readonly askedBy?: string;
 }
 
 /** As `Asking`, by the operation that holds the ring; appends of an older holder are refused. */
@@ -111,7 +113,7 @@ export interface PodActivities {
   waitServing(input: Asking & { readonly node: NodeId; readonly version: number }): Promise<void>;
   /**
    * Takes the node out of the ring and then away, the backend first. Looks again right before: refuses NODE_NOT_EMPTY while it owns a partition, an open
-   * move names it, or a job is pending there.
+   * move names it, or a job is pending there, and CERTIFICATE_MISSING while a hand-over away from it has no certificate.
    */
   removeNode(input: RemoveInput): Promise<{ readonly notes: readonly string[] }>;
   /** As removeNode, for a node that an operation added and then gave no partition: one that owns or holds something stays, and that is no error. */
@@ -135,7 +137,10 @@ export interface MoveActivities {
   preCopy(input: MoveActivityInput): Promise<{ readonly jobsCopied: number; readonly passes: number }>;
   /** Claims the move; quiesce, fence, last rows, verify, hand over. */
   cutOver(input: MoveActivityInput): Promise<CutOverResult>;
-  /** After the hand-over: waits until source and target have folded it and settled, then `move completed`. */
+  /**
+   * After the hand-over: waits until source and target have folded it and settled, certifies what they hold, then `move completed`.
+   * Refuses: CERTIFICATE_MISMATCH; then nothing may be deleted.
+   */
   cleanUp(input: MoveActivityInput): Promise<void>;
 }
 

@@ -1,5 +1,5 @@
 /** What may be done to a ring: commands in, past-tense events out, or a refusal with a code. Pure. */
-import type { HolderIdentity, MoveId, MoveProof, NodeFacts, NodeId, RingEvent } from './events.ts';
+import type { HolderIdentity, MoveCertificate, MoveId, MoveProof, NodeFacts, NodeId, RingEvent } from './events.ts';
 import { effectiveChange, type LimitsChange, noLimitsSet, troubleOf } from './limits.ts';
 import { isPartitionCount, PARTITION_COUNT_MAX, type PartitionIndex } from './partition.ts';
 import { isMember, moveOf, type OpenMove, partitionsOf, type Ring, startedMoveOf } from './ring.ts';
@@ -19,6 +19,7 @@ export type RingRefusalCode =
   | 'MOVE_ABORTED'
   | 'MOVE_HANDED_OVER'
   | 'MOVES_OPEN'
+  | 'CERTIFICATE_MISMATCH'
   | 'STALE_TOKEN'
   | 'LIMITS_INVALID';
 
@@ -55,7 +56,8 @@ export type RingCommand =
   | { readonly type: 'hand over'; readonly move: MoveId; readonly token: number; readonly proof: MoveProof }
   /** Asked for by the orchestrator, or by the source itself (the dead-man). Needs no token: it may only lose against the hand-over. */
   | { readonly type: 'abort move'; readonly move: MoveId; readonly because: string }
-  | { readonly type: 'complete move'; readonly move: MoveId }
+  /** Nothing of the move is deleted at its source before this. */
+  | { readonly type: 'complete move'; readonly move: MoveId; readonly certificate: MoveCertificate }
   /** Whoever holds the ring: it changes no ownership. */
   | { readonly type: 'set limits'; readonly change: LimitsChange };
 
@@ -132,7 +134,9 @@ export function decide(ring: Ring, command: RingCommand): RingEvent[] {
       const open = moveOf(ring, command.move);
       if (!open) return [];
       if (open.state !== 'handed over') refuse('MOVE_INVALID', `${command.move} is not handed over yet`);
-      return [{ type: 'move completed', move: command.move }];
+      const wrong = misfitOf(open, command.certificate);
+      if (wrong) refuse('CERTIFICATE_MISMATCH', `${command.move}: ${wrong}`);
+      return [{ type: 'move completed', move: command.move, certificate: command.certificate }];
     }
     case 'set limits': {
       const trouble = troubleOf(command.change);
@@ -233,6 +237,33 @@ function startedMove(ring: Ring, move: MoveId): OpenMove {
   if (open.state === 'handed over')
     refuse('MOVE_HANDED_OVER', `${move} was handed over at version ${open.handedOverAt}`);
   return open;
+}
+
+/**
+ * Where a certificate differs from what was proven at the hand-over; null where it fits. Every prefix has the jobs that were proven, and they all lie in
+ * partitions of the move.
+ */
+export function misfitOf(
+  open: Pick<OpenMove, 'partitions' | 'handedOverAt' | 'proven'>,
+  certificate: MoveCertificate | undefined,
+): string | null {
+  if (!certificate) return 'no certificate';
+  if (certificate.handedOverAt !== open.handedOverAt)
+    return `a certificate of version ${certificate.handedOverAt}, the hand-over is at ${open.handedOverAt}`;
+  const proven = open.proven ?? {};
+  for (const { prefix, jobs, partitions } of certificate.tables) {
+    if (jobs !== (proven[prefix] ?? 0))
+      return `${jobs} ${prefix} jobs are certified, ${proven[prefix] ?? 0} were proven at the hand-over`;
+    const stray = partitions.find(([partition]) => !open.partitions.includes(partition));
+    if (stray) return `${prefix} jobs of partition ${stray[0]} are certified, which is not in this move`;
+    if (partitions.reduce((sum, [, some]) => sum + some, 0) !== jobs)
+      return `the partitions' ${prefix} jobs do not add up to ${jobs}`;
+  }
+  const certified = new Set(certificate.tables.map(({ prefix }) => prefix));
+  const missing = Object.keys(proven).find((prefix) => !certified.has(prefix));
+  return missing === undefined
+    ? null
+    : `no ${missing} jobs are certified, ${proven[missing]} were proven at the hand-over`;
 }
 
 function assertHeld(ring: Ring, holder: number): void {

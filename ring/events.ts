@@ -36,6 +36,44 @@ export interface MoveProof {
   readonly prefixes: readonly { readonly prefix: string; readonly pending: number; readonly digest: string }[];
 }
 
+/** One partition of a certificate; ids are job ids, in the tables of either side. */
+export type CertifiedPartition = readonly [
+  partition: PartitionIndex,
+  jobs: number,
+  digest: string,
+  order: string,
+  firstAtSource: number,
+  lastAtSource: number,
+  firstAtTarget: number,
+  lastAtTarget: number,
+];
+
+/** Jobs of one prefix: everything here was found equal on both sides, and the target's ids are the source's, mapped. */
+export interface CertifiedTable {
+  readonly prefix: string;
+  readonly jobs: number;
+  /** Sum of the rows' content, each hashed with its id at the source: changed places do not cancel out. */
+  readonly digest: string;
+  /** Sum over jobs of a hash that chains each with the job before it of the same user. */
+  readonly order: string;
+  /** Those that had jobs. */
+  readonly partitions: readonly CertifiedPartition[];
+}
+
+/** What a move took along, computed from the tables of both nodes before anything is deleted at the source. */
+export interface MoveCertificate {
+  /** How digest and order are made; another way gets another number. */
+  readonly form: 1;
+  /** Log position of the hand-over, and the epoch that began with it. */
+  readonly handedOverAt: number;
+  readonly epoch: number;
+  /** ISO 8601, by the ring store's clock. */
+  readonly times: { readonly started: string; readonly handedOver: string };
+  readonly askedBy: { readonly actor: string; readonly reason: string; readonly operation: string | null };
+  readonly jobs: number;
+  readonly tables: readonly CertifiedTable[];
+}
+
 export type RingEvent =
   | {
       readonly type: 'ring made';
@@ -69,7 +107,8 @@ export type RingEvent =
       readonly proof: MoveProof;
     }
   | { readonly type: 'move aborted'; readonly move: MoveId; readonly because: string }
-  | { readonly type: 'move completed'; readonly move: MoveId }
+  /** `certificate`: absent in logs of versions that made none. */
+  | { readonly type: 'move completed'; readonly move: MoveId; readonly certificate?: MoveCertificate }
   /** Changes no ownership: anybody may, also while an operation holds the ring. */
   | { readonly type: 'limits set'; readonly change: LimitsChange };
 

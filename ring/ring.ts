@@ -26,6 +26,8 @@ export interface OpenMove {
   readonly startedAt: number;
   /** Log position of the hand-over; 0 before it. */
   readonly handedOverAt: number;
+  /** Prefix → jobs that the hand-over's proof found pending; null before it. The move's certificate has to fit. */
+  readonly proven: Readonly<Record<string, number>> | null;
 }
 
 /**
@@ -154,6 +156,7 @@ function applyEvent(ring: Ring, event: RingEvent): Ring {
             attempt: null,
             startedAt: ring.version,
             handedOverAt: 0,
+            proven: null,
           },
         ],
       };
@@ -168,6 +171,7 @@ function applyEvent(ring: Ring, event: RingEvent): Ring {
         ...move,
         state: 'handed over',
         handedOverAt: ring.version,
+        proven: Object.fromEntries(event.proof.prefixes.map(({ prefix, pending }) => [prefix, pending])),
       }));
     }
     case 'move aborted':

@@ -151,6 +151,7 @@ export interface MoveInput {
   readonly to: NodeId;
   readonly partitions: readonly PartitionIndex[];
   readonly reason: string;
+  readonly askedBy?: string;
   /** The number of its first try: what an earlier child used up is not used again. Default 1. */
   readonly tryFrom?: number;
 }

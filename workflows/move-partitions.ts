@@ -4,7 +4,7 @@
  * Cancelled before the hand-over the try is aborted; which of the two came first is decided by the ring's log alone.
  */
 import { CancellationScope, isCancellation, setHandler, sleep } from '@temporalio/workflow';
-import type { AbortAnswer, MoveActivityInput, StartedMove } from '../activities/types.ts';
+import type { AbortAnswer, AskingAsHolder, MoveActivityInput, StartedMove } from '../activities/types.ts';
 import { formatPartitions } from '../ring/partition.ts';
 import { call, cleanUp, cutOver, preCopy, ring } from './activities.ts';
 import { type Refusal, refusalOf } from './failures.ts';
@@ -65,8 +65,8 @@ export async function MovePartitions(input: MoveInput): Promise<MoveOutcome> {
 }
 
 async function oneTry(input: MoveInput, status: Writable<MoveStatus>): Promise<TryResult> {
-  const { clusterId, operationId, holder, reason, n, from, to, partitions } = input;
-  const asking = { clusterId, operationId, holder, reason };
+  const { n, from, to, partitions } = input;
+  const asking = askingOf(input);
   const what = `${formatPartitions(partitions).slice(0, 100)} from ${from} to ${to}`;
   let started: StartedMove | null = null;
   try {
@@ -104,16 +104,20 @@ async function oneTry(input: MoveInput, status: Writable<MoveStatus>): Promise<T
   }
 }
 
+function askingOf({ clusterId, operationId, holder, reason, askedBy }: MoveInput): AskingAsHolder {
+  return { clusterId, operationId, holder, reason, ...(askedBy === undefined ? {} : { askedBy }) };
+}
+
 type AbortInput = Parameters<typeof ring.abortMove>[0];
 const abort = (input: AbortInput): Promise<AbortAnswer> =>
   CancellationScope.nonCancellable(() => call(ring.abortMove, `abort: ${input.because}`.slice(0, 200), input));
 
 /** Only forward from here: also where the operation is being cancelled. */
 async function tidy(input: MoveInput, status: Writable<MoveStatus>): Promise<Refusal | null> {
-  const { clusterId, operationId, holder, reason, from, to, partitions } = input;
+  const { from, to, partitions } = input;
   status.state = 'cleaning up';
   try {
-    const move = { clusterId, operationId, holder, reason, move: status.move!, from, to, partitions };
+    const move = { ...askingOf(input), move: status.move!, from, to, partitions };
     await CancellationScope.nonCancellable(() => call(cleanUp, `clean up at ${from}`, move));
     return null;
   } catch (error) {

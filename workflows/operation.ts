@@ -196,7 +196,8 @@ export class Operation {
 
   get asking(): Asking {
     const { clusterId, operationId, reason } = this.progress;
-    return { clusterId, operationId, reason };
+    const askedBy = this.input?.actor;
+    return { clusterId, operationId, reason, ...(askedBy === undefined ? {} : { askedBy }) };
   }
 
   get asHolder(): AskingAsHolder {

@@ -70,7 +70,7 @@ export function describeEvent(event: RingEvent): string {
     case 'move aborted':
       return `${moveName(event.move)} aborted: ${event.because}`;
     case 'move completed':
-      return `${moveName(event.move)} completed`;
+      return `${moveName(event.move)} completed, ${event.certificate ? `${plural(event.certificate.jobs, 'job')} certified` : 'without certificate'}`;
     case 'limits set':
       return `limits set: ${Object.entries(event.change)
         .map(([name, value]) => `${name} ${value ?? 'none'}`)

@@ -13,6 +13,7 @@ import { CodedError } from '../../kit/errors.ts';
 import { RingRefusal } from '../../ring/decide.ts';
 import { noRing } from '../../ring/ring.ts';
 import { expandRing } from '../../workflows/ring-summary.ts';
+import { certificateFor } from '../support/certificate.ts';
 import { factsOf, World } from '../workflows/world.ts';
 
 let world: World;
@@ -73,7 +74,8 @@ describe('startMove', () => {
       result: 'handed over',
       jobsMoved: 5,
     });
-    await world.append({ type: 'complete move', move: 'op/move-1.1' });
+    const certificate = certificateFor(await world.ring(), 'op/move-1.1');
+    await world.append({ type: 'complete move', move: 'op/move-1.1', certificate });
     expect(await ring.startMove({ ...move, tryFrom: 2 })).toMatchObject({ ...counts, state: 'completed' });
     expect(await ring.abortMove({ ...asking, move: 'op/move-1.1', because: 'late' })).toMatchObject({
       result: 'completed',

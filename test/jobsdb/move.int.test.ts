@@ -6,6 +6,7 @@
 import pg from 'pg';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { type CopyJob, openCopy, withCopy } from '../../jobsdb/copy.ts';
+import { certificateFor } from '../support/certificate.ts';
 import { until } from '../support/wait.ts';
 import { addJobs, addStatus, createFixture, type Fixture, pendingAt, type TestNode } from './move-fixture.ts';
 
@@ -50,7 +51,7 @@ async function moveAll(move: string, from: TestNode, to: TestNode, partitions: n
     deadlineMs: 5_000,
     what: 'the source has put away what it moved',
   });
-  await f.append({ type: 'complete move', move });
+  await f.append({ type: 'complete move', move, certificate: certificateFor(await f.ring(), move) });
 }
 
 describe('a move', () => {

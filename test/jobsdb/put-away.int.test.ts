@@ -4,6 +4,7 @@
  */
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { withCopy } from '../../jobsdb/copy.ts';
+import { certificateFor } from '../support/certificate.ts';
 import { until } from '../support/wait.ts';
 import { addJobs, createFixture, type Fixture, pendingAt, type TestNode, WORKSPACE } from './move-fixture.ts';
 
@@ -103,7 +104,7 @@ describe('what was handed over', () => {
     await until(async () => (await marked(f.a)).length > 0, { ...SOON, what: 'it has begun' });
     const again = await f.restart(f.a);
     expect(await pendingAt(again, 0)).not.toEqual([]);
-    await f.append({ type: 'complete move', move: MOVE });
+    await f.append({ type: 'complete move', move: MOVE, certificate: certificateFor(await f.ring(), MOVE) });
     await settled(again, version + 1);
     expect(await marked(again)).toMatchObject([{ move: MOVE, count: 3_000 }]);
     expect(await pendingAt(again, 0)).toEqual([]);
@@ -112,7 +113,7 @@ describe('what was handed over', () => {
   test('and comes back in the middle of it: what was left of the old rows is gone before the new copy is made', async () => {
     await addMany(f.a, 0, 3_000);
     await move(MOVE, f.a, f.b, [0]);
-    await f.append({ type: 'complete move', move: MOVE }); // the orchestrator waits for settling; here it does not
+    await f.append({ type: 'complete move', move: MOVE, certificate: certificateFor(await f.ring(), MOVE) }); // the orchestrator waits for settling; here it does not
     await settled(f.a, await move('op/move-2.1', f.b, f.a, [0]));
     expect((await pendingAt(f.a, 0)).map(({ n }) => n)).toEqual(Array.from({ length: 3_000 }, (_, n) => n + 1));
     expect(await marked(f.a)).toMatchObject([{ move: MOVE, count: 3_000 }]);

@@ -828,6 +828,48 @@ export const guards: readonly Guard[] = [
       only: 'an attempt that was overtaken in its cut-over leaves the move alone',
     },
   ]),
+  ...of('jobsdb/certificate.ts', 'test/jobsdb/certificate.int.test.ts', [
+    {
+      name: 'a certificate compares how many jobs there are',
+      because: 'P5: nothing is deleted before it is proven to have arrived',
+      find: 'if (!sent || !taken || from !== to)',
+      replace: 'if (!sent || !taken)',
+      only: 'a job that the source never put away',
+    },
+    {
+      name: 'a certificate compares the content',
+      because: 'P1',
+      find: 'if (sent.digest !== taken.digest)',
+      replace: "if (sent.digest === '')",
+      only: 'one payload byte at the target: there is none',
+    },
+    {
+      name: 'a certificate compares with what was proven at the hand-over',
+      because: 'P5: the same jobs, not only as many on both sides',
+      find: 'if (differs.length === 0 && table.jobs !== proven)',
+      replace: 'if (differs.length < 0 && table.jobs !== proven)',
+      only: 'other counts than were proven at the hand-over',
+    },
+  ]),
+  ...of('jobsdb/sql/certificate.ts', 'test/jobsdb/certificate.int.test.ts', [
+    {
+      name: 'a certificate has an order check that does not rest on ids',
+      because: 'P2',
+      find: 'lag(p.uuid) OVER (PARTITION BY p.user_hash ORDER BY p.job_id)',
+      replace: 'lag(p.uuid) OVER (PARTITION BY p.user_hash ORDER BY p.uuid)',
+      only: 'two jobs of a user in changed places',
+    },
+  ]),
+  ...of('activities/move.ts', 'test/activities/clean-up.int.test.ts', [
+    {
+      name: 'a move is not over before it is certified',
+      because: 'P5: only then may anything of it be deleted',
+      find: 'const tables = await certify({ source, target, move: record.move, partitions, proof: proof! });',
+      replace:
+        "const tables = proof!.prefixes.map(({ prefix, pending: jobs }) => ({ prefix, jobs, digest: '', order: '', partitions: jobs > 0 ? [[partitions[0]!, jobs, '', '', 0, 0, 0, 0] as const] : [] }));",
+      only: 'where a row differs the move stays open',
+    },
+  ]),
   ...of('activities/verify.ts', HELD_HERE, [
     {
       name: 'a cluster whose moves lack their proof is not good',
@@ -851,6 +893,14 @@ export const guards: readonly Guard[] = [
       find: "if (pendingJobs > 0)\n      throw new CodedError('NODE_NOT_EMPTY'",
       replace: "if (pendingJobs < 0)\n      throw new CodedError('NODE_NOT_EMPTY'",
       only: 'a node that still holds jobs is not removed',
+    },
+    {
+      name: 'a node whose hand-overs are not certified is not removed (CERTIFICATE_MISSING)',
+      because: 'P5: proven to have arrived, not only gone from here',
+      find: 'if (uncertified.length === 0) return;',
+      replace: 'if (uncertified.length >= 0) return;',
+      tests: HELD_HERE,
+      only: 'a node is not removed while a hand-over away from it has no certificate',
     },
     {
       name: 'a node that owns a partition is not removed (NODE_NOT_EMPTY)',

@@ -474,6 +474,28 @@ describe('the orchestrator', () => {
     expect(removed).toEqual([]);
   });
 
+  test('a node is not removed while a hand-over away from it has no certificate', async () => {
+    const handedOver = { move: 'm1', token: 1, proof: { jobsPending: 0, jobsCopied: 0, prefixes: [] } };
+    const { version } = await world.ring();
+    const away = [
+      { type: 'move started', move: 'm0', from: 'node-0', to: 'node-2', partitions: [0] },
+      { type: 'partitions handed over', ...handedOver, move: 'm0' },
+      { type: 'move started', move: 'm1', from: 'node-2', to: 'node-0', partitions: [0] },
+      { type: 'partitions handed over', ...handedOver },
+      { type: 'move completed', move: 'm0' },
+      { type: 'move completed', move: 'm1' },
+    ] as const;
+    await world.store.append('c', version, away, { actor: 'older', reason: 'test', operation: null });
+    const removed: string[] = [];
+    const removing = remove({ node: 'node-2' }, async (node) => void removed.push(node));
+    await expect(removing).rejects.toMatchObject({
+      type: 'CERTIFICATE_MISSING',
+      message: expect.stringContaining('(m1)'),
+    });
+    expect(removed).toEqual([]);
+    expect((await world.ring()).nodes).toHaveLength(3);
+  });
+
   test('the platform is given a last look into the database of a member that leaves', async () => {
     const database = { host: 'h', port: 1, user: 'u', password: 'p', database: 'd' };
     const removing = remove(

@@ -1,7 +1,8 @@
 import { describe, expect, test } from 'vitest';
 import { decide } from '../../ring/decide.ts';
-import type { RecordedEvent, RingEvent } from '../../ring/events.ts';
-import { fold, noRing, type Ring } from '../../ring/ring.ts';
+import type { MoveCertificate, RecordedEvent, RingEvent } from '../../ring/events.ts';
+import { evolve, fold, noRing, type Ring } from '../../ring/ring.ts';
+import { certificateFor } from '../support/certificate.ts';
 import { apply, by, draw, facts, given, ringOf } from './drawing.ts';
 
 const frozen = (): Ring => apply(ringOf(['a', 'b']), { type: 'freeze', by: by('run-1') });
@@ -118,7 +119,46 @@ describe('a move', () => {
     given(over).when({ type: 'abort move', move: 'm1', because: 'late' }).thenRefused('MOVE_HANDED_OVER');
   });
   test('is completed only after its hand-over', () =>
-    given(claimed()).when({ type: 'complete move', move: 'm1' }).thenRefused('MOVE_INVALID'));
+    given(claimed())
+      .when({ type: 'complete move', move: 'm1', certificate: certificateFor(claimed(), 'm1') })
+      .thenRefused('MOVE_INVALID'));
+
+  describe('that was handed over', () => {
+    const proven = { jobsPending: 5, jobsCopied: 6, prefixes: [{ prefix: 'gw', pending: 5, digest: '1' }] };
+    const over = (): Ring =>
+      apply(claimed(), { type: 'hand over', move: 'm1', token: tokenOf(claimed()), proof: proven });
+    const fitting = (): MoveCertificate => certificateFor(over(), 'm1');
+    const complete = (certificate: MoveCertificate) =>
+      given(over()).when({ type: 'complete move', move: 'm1', certificate });
+
+    test('is completed with a certificate that fits its proof, and the event carries it', () => {
+      complete(fitting()).thenDrawn('e2 {a b} [b a b b] frozen:run-1#1');
+      expect(decide(over(), { type: 'complete move', move: 'm1', certificate: fitting() })).toEqual([
+        { type: 'move completed', move: 'm1', certificate: fitting() },
+      ]);
+    });
+    test('is not completed without a certificate, which older versions did', () =>
+      complete(undefined as unknown as MoveCertificate).thenRefused('CERTIFICATE_MISMATCH'));
+    test('is not completed with a certificate of another hand-over', () =>
+      complete({ ...fitting(), handedOverAt: 3 }).thenRefused('CERTIFICATE_MISMATCH'));
+    test('is not completed with other numbers than were proven', () => {
+      const [gw] = fitting().tables;
+      const less = { ...gw!, jobs: 4, partitions: [[0, 4, '7', '9', 1, 4, 101, 104] as const] };
+      complete({ ...fitting(), tables: [less] }).thenRefused('CERTIFICATE_MISMATCH');
+      complete({ ...fitting(), tables: [{ ...gw!, partitions: less.partitions }] }).thenRefused('CERTIFICATE_MISMATCH');
+      complete({ ...fitting(), tables: [] }).thenRefused('CERTIFICATE_MISMATCH');
+    });
+    test('is not completed with jobs of a partition that it did not move', () => {
+      const [gw] = fitting().tables;
+      complete({ ...fitting(), tables: [{ ...gw!, partitions: [[1, 5, '7', '9', 1, 5, 101, 105]] }] }).thenRefused(
+        'CERTIFICATE_MISMATCH',
+      );
+    });
+    test('in a log of an older version it was completed without one, and is folded all the same', () => {
+      const ring = evolve(over(), { type: 'move completed', move: 'm1' });
+      expect(draw(ring)).toBe('e2 {a b} [b a b b] frozen:run-1#1');
+    });
+  });
 });
 
 describe('a node', () => {

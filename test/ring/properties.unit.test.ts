@@ -7,6 +7,7 @@ import { describe, expect, test } from 'vitest';
 import { decide, type RingCommand, RingRefusal } from '../../ring/decide.ts';
 import { isNothingToDo, planMoves, targetSizes } from '../../ring/plan.ts';
 import { assertRing, evolve, noRing, partitionsOf, type Ring } from '../../ring/ring.ts';
+import { certificateFor } from '../support/certificate.ts';
 import { apply, by, facts, ringOf } from './drawing.ts';
 
 const NODES = ['a', 'b', 'c', 'd', 'e', 'f'];
@@ -51,11 +52,8 @@ describe('the planner', () => {
             { type: 'start move', holder: 1, move, from, to, partitions },
             { type: 'claim move', holder: 1, move, attempt: 'x' },
           );
-          state = apply(
-            state,
-            { type: 'hand over', move, token: state.moves[0]!.token, proof },
-            { type: 'complete move', move },
-          );
+          state = apply(state, { type: 'hand over', move, token: state.moves[0]!.token, proof });
+          state = apply(state, { type: 'complete move', move, certificate: certificateFor(state, move) });
           assertRing(state);
           const nearer = distance(state, sizes);
           expect(nearer).toBe(left - partitions.length);
@@ -130,7 +128,11 @@ describe('any sequence of commands', () => {
       proof: fc.constant(proof),
     }),
     fc.record({ type: fc.constant('abort move' as const), move, because: fc.constant('test') }),
-    fc.record({ type: fc.constant('complete move' as const), move }),
+    fc.record({
+      type: fc.constant('complete move' as const),
+      move,
+      certificate: fc.constant(certificateFor(noRing('test'), 'm1')),
+    }),
     fc.record({
       type: fc.constant('set limits' as const),
       change: fc.record(
@@ -150,6 +152,7 @@ describe('any sequence of commands', () => {
     const held = 'holder' in command ? { ...command, holder: ring.freeze?.holder ?? command.holder } : command;
     if (held.type === 'hand over' && held.token > 1)
       return { ...held, token: ring.moves.find((open) => open.move === held.move)?.token ?? held.token };
+    if (held.type === 'complete move') return { ...held, certificate: certificateFor(ring, held.move) };
     if (held.type === 'start move') {
       const from = ring.owners[held.partitions[0]!]!;
       return { ...held, from, partitions: held.partitions.filter((partition) => ring.owners[partition] === from) };

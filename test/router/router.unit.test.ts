@@ -13,6 +13,7 @@ import { followRing } from '../../ringstore/view.ts';
 import type { RouterLimits } from '../../router/limits.ts';
 import { keepRingFile, readRingFile } from '../../router/ring-file.ts';
 import { startRouter } from '../../router/server.ts';
+import { certificateFor } from '../support/certificate.ts';
 import { until } from '../support/wait.ts';
 import { startWorld, type World } from './harness.ts';
 
@@ -477,7 +478,7 @@ describe('what is sent again', () => {
       if (n % 4 === 3) await w.abort(`m${n}`);
       else {
         await w.handOver(`m${n}`);
-        await w.decide({ type: 'complete move', move: `m${n}` });
+        await w.decide({ type: 'complete move', move: `m${n}`, certificate: certificateFor(w.ring(), `m${n}`) });
       }
     }
     running = false;

@@ -18,6 +18,7 @@ import { nodeNames } from '../../ring/plan.ts';
 import { moveOf, partitionsOf, type Ring } from '../../ring/ring.ts';
 import { createMemoryRingStore, type MemoryRingStore } from '../../ringstore/memory.ts';
 import { decideAndAppend, readRing } from '../../ringstore/ringstore.ts';
+import { certificateFor } from '../support/certificate.ts';
 
 export const factsOf = (node: string): NodeFacts => ({ node, databaseId: `db-${node}`, url: `http://${node}.test` });
 export const refusal = (type: string, message = `${type} in a test`): ApplicationFailure =>
@@ -179,11 +180,14 @@ export class World {
           return wanted;
         }
         const token = moveOf(await this.ring(), input.move)!.token;
-        const proof = { jobsPending: 10, jobsCopied: 12, prefixes: [] };
+        const proof = { jobsPending: 10, jobsCopied: 12, prefixes: [{ prefix: 'gw', pending: 10, digest: '7' }] };
         await this.append({ type: 'hand over', move: input.move, token, proof });
         return { result: 'handed over', jobsMoved: 10, jobsCopied: 12 };
       },
-      cleanUp: async (input) => void (await this.append({ type: 'complete move', move: input.move })),
+      cleanUp: async ({ move }) => {
+        const certificate = certificateFor(await this.ring(), move);
+        await this.append({ type: 'complete move', move, certificate });
+      },
     };
   }
 
