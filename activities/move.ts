@@ -18,7 +18,7 @@ import type { DatabaseAddress } from '../platform/platform.ts';
 import type { RingCommand } from '../ring/decide.ts';
 import type { MoveCertificate, MoveProof } from '../ring/events.ts';
 import { type MoveRecord, movesOf } from '../ring/moves.ts';
-import { fold, moveOf, noRing } from '../ring/ring.ts';
+import { fold, moveOf, noRing, type Ring } from '../ring/ring.ts';
 import { type Authorship, decideAndAppend } from '../ringstore/ringstore.ts';
 import type { ActivityDeps } from './deps.ts';
 import { beating, refusingByType } from './errors.ts';
@@ -43,19 +43,23 @@ export function createMoveActivities(deps: ActivityDeps): MoveActivities {
   /** What an attempt works with. Throws RingRefusal MOVE_ABORTED or MOVE_HANDED_OVER where the move is past it. */
   async function claim(
     input: MoveActivityInput,
-  ): Promise<{ command: MoveCommand; source: NodeControl; target: NodeControl }> {
+  ): Promise<{ command: MoveCommand; source: NodeControl; target: NodeControl; ring: Ring }> {
     const { workflowExecution, activityId, attempt } = activityInfo();
     // New token before anything else: an older attempt that wakes now is refused instead of writing behind us.
     const name = `${workflowExecution?.runId}/${activityId}/${attempt}`;
     const { ring } = await append(input, { type: 'claim move', holder: input.holder, move: input.move, attempt: name });
     const token = moveOf(ring, input.move)!.token;
     const [source, target] = await Promise.all([deps.controlOf(input.from), deps.controlOf(input.to)]);
-    return { command: { move: input.move, token, partitions: input.partitions }, source, target };
+    return { command: { move: input.move, token, partitions: input.partitions }, source, target, ring };
   }
 
-  function append(input: MoveActivityInput, command: RingCommand): ReturnType<typeof decideAndAppend> {
+  function append(input: MoveActivityInput, command: RingCommand, from?: Ring): ReturnType<typeof decideAndAppend> {
     const by: Authorship = { actor: deps.actor, reason: input.reason, operation: input.operationId };
-    return decideAndAppend(deps.ringStore, input.clusterId, command, by);
+    return decideAndAppend(deps.ringStore, input.clusterId, command, by, from ? { from } : {});
+  }
+
+  async function latestRing({ clusterId }: MoveActivityInput, known: Ring): Promise<Ring> {
+    return fold(known, await deps.ringStore.read(clusterId, known.version));
   }
 
   /** Refuses, by name, what would fail in the middle of a copy. */
@@ -139,7 +143,7 @@ export function createMoveActivities(deps: ActivityDeps): MoveActivities {
 
   /** From the claim to the hand-over. Whatever goes wrong after the quiesce is undone at once by aborting the move, which lifts its fence. */
   async function cutOver(input: MoveActivityInput): Promise<CutOverResult> {
-    const { command, source, target } = await claim(input);
+    const { command, source, target, ring } = await claim(input);
     const signal = cancellationSignal();
     const lap = stopwatch();
     const copy = await openCopy(await copyJob(input, command, await target.prepare(command, signal)));
@@ -150,6 +154,8 @@ export function createMoveActivities(deps: ActivityDeps): MoveActivities {
       lap('quiesce');
       await copy.pass(); // the delta before the fence: what remains for the hold is what comes in during this pass
       await copy.reserve();
+      // So that the hold has one append in it, on a connection that is open, and no reading of the log.
+      const from = await latestRing(input, ring);
       lap('delta');
       await source.fence({ ...command, holdDeadlineMs: HOLD_DEADLINE_MS }, signal);
       const fenceMs = lap('fence');
@@ -160,7 +166,7 @@ export function createMoveActivities(deps: ActivityDeps): MoveActivities {
       if (heldMs > HOLD_DEADLINE_MS - HOLD_MARGIN_MS)
         return await abort(input, 'HOLD_DEADLINE', `the last rows took ${Math.round(heldMs)} ms`);
       signal.throwIfAborted();
-      await append(input, { type: 'hand over', move: input.move, token: command.token, proof });
+      await append(input, { type: 'hand over', move: input.move, token: command.token, proof }, from);
       lap('handOver');
       failed = false;
       deps.log.info({ move: input.move, claim: command.token, jobs: proof.jobsPending, ms: lap.laps }, 'cut over');

@@ -7,7 +7,7 @@ export interface SessionOptions {
   readonly node: string;
   readonly clusterId: string;
   readonly databaseUrl: string;
-  /** Connections at most. Default 12: intake, processing, delivery, the steward, and a few for the control API. */
+  /** Connections at most. Default 12: intake, processing, delivery, the steward, and a few for the control API. One more is the steward's own. */
   readonly connectionsMax?: number;
 }
 
@@ -17,11 +17,8 @@ export interface SessionOptions {
  */
 export async function openSession(options: SessionOptions): Promise<NodeSession> {
   await migrateJobsDb(options.databaseUrl);
-  const pool = createPool({
-    connectionString: options.databaseUrl,
-    max: options.connectionsMax ?? 12,
-    application_name: 'ringmaster node',
-  });
+  const connection = { connectionString: options.databaseUrl, application_name: 'ringmaster node' };
+  const pool = createPool({ ...connection, max: options.connectionsMax ?? 12 });
   const raised = await pool.query<{ instance: string; database_id: string }>(
     'SELECT * FROM ringmaster.raise_instance()',
   );
@@ -32,5 +29,6 @@ export async function openSession(options: SessionOptions): Promise<NodeSession>
     databaseId: database_id,
     instance: Number(instance),
     pool,
+    reserve: () => createPool({ ...connection, max: 1, idleTimeoutMillis: 0, allowExitOnIdle: true }),
   };
 }

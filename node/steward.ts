@@ -15,7 +15,7 @@
  * One thing at a time: folding, commands and putting away take turns (`#turn`), so each sees a ring and rows that belong together.
  */
 import { setTimeout as delay } from 'node:timers/promises';
-import type { PoolClient } from 'pg';
+import type { Pool, PoolClient } from 'pg';
 import type { ImportTarget, MoveCommand, NodeControl, NodeStatus, PartitionState } from '../dataplane/contract.ts';
 import { ensureImport, importsOf, isImporting } from '../jobsdb/imports.ts';
 import type { Dataset } from '../jobsdb/sql/datasets.ts';
@@ -24,6 +24,7 @@ import {
   follow,
   obey,
   refusalOfState,
+  rehearseOpening,
   selectNode,
   selectStates,
   setSettled,
@@ -75,6 +76,8 @@ export interface StewardDeps {
 
 export class Steward implements NodeControl, NodeTopology {
   readonly #session: NodeSession;
+  /** Quiesces, fences and openings: on one connection, whose statements are known to it when clients wait. */
+  readonly #reserved: Pool;
   readonly #store: RingStore;
   readonly #work: NodeWork;
   readonly #log: Logger;
@@ -104,6 +107,7 @@ export class Steward implements NodeControl, NodeTopology {
 
   constructor(deps: StewardDeps) {
     this.#session = deps.session;
+    this.#reserved = deps.session.reserve();
     this.#store = deps.ringStore;
     this.#work = deps.work;
     this.#log = deps.log;
@@ -169,6 +173,7 @@ export class Steward implements NodeControl, NodeTopology {
     this.#deadMen.clear();
     await this.#running;
     await this.#turn.catch(() => undefined);
+    if (!this.#reserved.ending) await this.#reserved.end();
   }
 
   async status(): Promise<NodeStatus> {
@@ -226,6 +231,7 @@ export class Steward implements NodeControl, NodeTopology {
     });
     if (!('datasets' in prepared)) return prepared;
     this.#settled(move.partitions);
+    await this.#once(rehearseOpening, [this.#session.instance, move.partitions, move.move]);
     this.#log.info(
       { move: move.move, claim: command.token, partitions: formatPartitions(move.partitions) },
       'import prepared',
@@ -358,8 +364,14 @@ export class Steward implements NodeControl, NodeTopology {
     // Events that change no state here need no write: a restarted node folds them again.
     if (changes.size > 0) {
       const imports = [...new Set(opening.flatMap((partition) => gained.get(partition) ?? []))];
-      await this.#once(follow, [this.#session.instance, opening, closing, imports, last.version, last.hash]);
-      if (imports.length > 0) this.#datasets = await this.#withClient(attachedDatasets);
+      this.#datasets = await this.#once<Dataset>(follow, [
+        this.#session.instance,
+        opening,
+        closing,
+        imports,
+        last.version,
+        last.hash,
+      ]);
     }
     for (const [partition, state] of changes) this.#rows.set(partition, { state, token: last.version, move: null });
     // A partition that this database never knew has nothing to put away.
@@ -662,7 +674,7 @@ export class Steward implements NodeControl, NodeTopology {
   /** One statement, which is a transaction of its own. What it refuses by SQLSTATE is refused by the contract's code. */
   async #once<R extends object>(statement: string, values: readonly unknown[]): Promise<R[]> {
     try {
-      return (await this.#session.pool.query<R>(statement, [...values])).rows;
+      return (await this.#reserved.query<R>(statement, [...values])).rows;
     } catch (error) {
       const code = refusalOfState[(error as { code?: string }).code ?? ''];
       if (code === undefined) throw error;

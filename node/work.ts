@@ -14,6 +14,8 @@ export interface NodeSession {
   readonly databaseId: string;
   readonly instance: number;
   readonly pool: Pool;
+  /** A pool of one connection, which stays open: for what clients in a hold wait for. Who asks for it ends it. */
+  reserve(): Pool;
 }
 
 /** The processor and the deliverer, as the steward sees them. All that is remembered here is a hint: the partition's row in PostgreSQL decides. */

@@ -3,7 +3,7 @@
  */
 
 import { CodedError } from '../kit/errors.ts';
-import { decide, type RingCommand } from '../ring/decide.ts';
+import { decide, type RingCommand, RingRefusal } from '../ring/decide.ts';
 import type { RecordedEvent, RingEvent } from '../ring/events.ts';
 import { fold, noRing, type Ring } from '../ring/ring.ts';
 
@@ -69,15 +69,18 @@ export async function readRing(store: RingStore, clusterId: string): Promise<Rin
 /**
  * Decides `command` on the latest ring and appends; on a conflict, or where the answer was lost, reads again and decides again (commands can be repeated).
  * Throws RingRefusal. Returns the ring after it and what was appended by this call (empty: it had happened already).
+ * `from`: a ring that was the latest a moment ago, to try with first, which saves reading the log while clients wait. The append alone decides whether it
+ * still is; what would end without an append is decided on the latest ring.
  */
 export async function decideAndAppend(
   store: RingStore,
   clusterId: string,
   command: RingCommand,
   by: Authorship,
-  options: { readonly signal?: AbortSignal } = {},
+  options: { readonly signal?: AbortSignal; readonly from?: Ring } = {},
 ): Promise<{ ring: Ring; events: RecordedEvent[] }> {
-  let ring = await readRing(store, clusterId);
+  let ring = options.from ?? (await readRing(store, clusterId));
+  if (options.from && !isAppending(ring, command)) ring = fold(ring, await store.read(clusterId, ring.version));
   for (;;) {
     options.signal?.throwIfAborted();
     const decided = decide(ring, command);
@@ -89,5 +92,15 @@ export async function decideAndAppend(
       if (!(error instanceof VersionConflict)) throw error; // weather: the caller's retry reads again and sees whether it landed
       ring = fold(ring, await store.read(clusterId, ring.version));
     }
+  }
+}
+
+/** False where it had happened already, or is refused. */
+function isAppending(ring: Ring, command: RingCommand): boolean {
+  try {
+    return decide(ring, command).length > 0;
+  } catch (error) {
+    if (error instanceof RingRefusal) return false;
+    throw error;
   }
 }

@@ -5,8 +5,12 @@ export const enterAlone = 'SELECT partition, state, move, token::text FROM ringm
 /** `$1` instance, `$2` partitions, `$3` paused or fenced, `$4` token, `$5` move. */
 export const obey = 'SELECT partition, state FROM ringmaster.obey($1, $2::integer[], $3, $4, $5)';
 
-/** `$1` instance, `$2` opening, `$3` closing, `$4` moves whose imports are attached, `$5` version, `$6` hash. */
-export const follow = 'SELECT ringmaster.follow($1, $2::integer[], $3::integer[], $4::text[], $5, $6)';
+/** `$1` instance, `$2` opening, `$3` closing, `$4` moves whose imports are attached, `$5` version, `$6` hash. Gives the attached datasets, ascending. */
+export const follow =
+  'SELECT prefix, dataset, move FROM ringmaster.follow($1, $2::integer[], $3::integer[], $4::text[], $5, $6)';
+
+/** `$1` instance, `$2` partitions, `$3` move. Changes nothing. */
+export const rehearseOpening = 'SELECT ringmaster.rehearse_opening($1, $2::integer[], $3)';
 
 /** What those raise, as the codes of the contract. */
 export const refusalOfState: Readonly<Record<string, string>> = {

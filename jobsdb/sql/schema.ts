@@ -294,30 +294,41 @@ COMMENT ON COLUMN ringmaster.datasets.migrated_at IS 'when a job in it was last 
 
 SELECT ringmaster.add_dataset('batch_rt', NULL);
 
--- As before, and notes of each import when it was attached and which statuses came with it.
-CREATE OR REPLACE FUNCTION ringmaster.follow(p_instance bigint, p_opening integer[], p_closing integer[], p_imports text[], p_version bigint, p_hash text)
-RETURNS void LANGUAGE plpgsql AS $$
-DECLARE m text; d record; statuses text; last_id bigint;
+-- As before; notes of each import when it was attached and which statuses came with it, and gives the attached datasets, which saves asking for them.
+DROP FUNCTION ringmaster.follow(bigint, integer[], integer[], text[], bigint, text);
+CREATE FUNCTION ringmaster.follow(p_instance bigint, p_opening integer[], p_closing integer[], p_imports text[], p_version bigint, p_hash text)
+RETURNS TABLE (prefix text, dataset integer, move text) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE missing text; d record; next_id bigint;
 BEGIN
   PERFORM ringmaster.enter_alone(p_instance, p_opening || p_closing);
-  FOREACH m IN ARRAY p_imports LOOP
-    IF NOT EXISTS (SELECT FROM ringmaster.datasets WHERE move = m) THEN
-      RAISE EXCEPTION '% was handed over to this node, whose database has no copy of it', m USING ERRCODE = 'RM005';
-    END IF;
-    FOR d IN SELECT prefix, dataset FROM ringmaster.datasets WHERE move = m AND NOT attached LOOP
-      statuses := format('public.%I', d.prefix || '_job_status_' || d.dataset);
-      EXECUTE format('SELECT coalesce(max(id), 0) FROM %s', statuses) INTO last_id;
-      -- Imported statuses keep their source ids; what this node adds must come after them, as the highest id is a job's state.
-      PERFORM setval(pg_get_serial_sequence(statuses, 'id'), last_id + 1, false);
-      UPDATE ringmaster.datasets SET attached = true, attached_at = now(), imported_status_id = last_id
-      WHERE prefix = d.prefix AND dataset = d.dataset;
-    END LOOP;
+  FOR missing IN SELECT m FROM unnest(p_imports) AS m WHERE NOT EXISTS (SELECT FROM ringmaster.datasets AS i WHERE i.move = m) LOOP
+    RAISE EXCEPTION '% was handed over to this node, whose database has no copy of it', missing USING ERRCODE = 'RM005';
+  END LOOP;
+  FOR d IN SELECT prefix, dataset FROM ringmaster.datasets WHERE move = ANY (p_imports) AND NOT attached LOOP
+    -- Imported statuses keep their source ids; what this node adds must come after them, as the highest id is a job's state.
+    EXECUTE format('SELECT setval(pg_get_serial_sequence(%1$L, %2$L), coalesce(max(id), 0) + 1, false) AS next FROM %1$s',
+      format('public.%I', d.prefix || '_job_status_' || d.dataset), 'id') INTO next_id;
+    UPDATE ringmaster.datasets SET attached = true, attached_at = now(), imported_status_id = next_id - 1
+    WHERE prefix = d.prefix AND dataset = d.dataset;
   END LOOP;
   INSERT INTO ringmaster.partitions (partition, state, token, move)
   SELECT p, 'open', p_version, NULL FROM unnest(p_opening) AS p
   UNION ALL SELECT p, 'closed', p_version, NULL FROM unnest(p_closing) AS p
   ON CONFLICT ON CONSTRAINT partitions_pkey DO UPDATE SET state = excluded.state, token = excluded.token, move = NULL;
   UPDATE ringmaster.node SET folded_version = p_version, folded_hash = p_hash WHERE folded_version <= p_version;
+  RETURN QUERY SELECT prefix, dataset, move FROM ringmaster.datasets WHERE attached ORDER BY prefix, dataset;
+END $$;
+
+-- The opening of an import, undone inside: what would fail or take its time there does so here, where nobody waits. The connection has then compiled the
+-- functions, planned their statements and looked the new tables up. Only the statuses' sequence keeps its place, which nobody uses before the opening.
+CREATE FUNCTION ringmaster.rehearse_opening(p_instance bigint, p_opening integer[], p_import text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+  BEGIN
+    PERFORM ringmaster.follow(p_instance, p_opening, '{}', ARRAY[p_import], 0, '');
+    RAISE EXCEPTION 'undone' USING ERRCODE = 'RM000';
+  EXCEPTION WHEN SQLSTATE 'RM000' THEN NULL;
+  END;
 END $$;
 `;
 

@@ -301,6 +301,16 @@ export const guards: readonly Guard[] = [
     },
   ]),
 
+  ...of('ringstore/ringstore.ts', 'test/ringstore/memory.unit.test.ts', [
+    {
+      name: 'what is refused by a ring that may be old is decided by the latest',
+      because: 'P4: a move is not blocked by what was true a moment ago',
+      find: 'if (options.from && !isAppending(ring, command))',
+      replace: 'if (false)',
+      only: 'who decides from a ring that is no longer the latest appends behind the latest all the same',
+    },
+  ]),
+
   // ---- a partition's row in the node's own database decides
 
   ...of('jobsdb/sql/schema.ts', 'test/jobsdb/move.int.test.ts', [
@@ -370,8 +380,8 @@ export const guards: readonly Guard[] = [
     {
       name: 'a partition whose copy is not here is not opened (RM005)',
       because: 'P1: a target that has lost its database owns nothing silently',
-      find: 'IF NOT EXISTS (SELECT FROM ringmaster.datasets WHERE move = m) THEN',
-      replace: 'IF false THEN',
+      find: 'WHERE NOT EXISTS (SELECT FROM ringmaster.datasets AS i WHERE i.move = m) LOOP',
+      replace: 'WHERE false LOOP',
       tests: HELD_HERE,
       only: 'a partition that was handed over without a copy here is not opened',
     },
@@ -384,10 +394,18 @@ export const guards: readonly Guard[] = [
       only: 'what is imported is not seen before the hand-over',
     },
     {
+      name: 'an opening that is rehearsed is undone',
+      because: 'P3: nobody opens before the log says so',
+      find: "RAISE EXCEPTION 'undone' USING ERRCODE = 'RM000';",
+      replace: 'NULL;',
+      tests: HELD_HERE,
+      only: 'what is imported is not seen before the hand-over',
+    },
+    {
       name: 'statuses of the new owner lie above the imported ones',
       because: 'P3: the highest id is a job’s state',
-      find: "coalesce(max(id), 0) + 1, false) FROM %1$s'",
-      replace: "1, false) FROM %1$s LIMIT 1'",
+      find: 'coalesce(max(id), 0) + 1, false) AS next FROM %1$s',
+      replace: '1, false) AS next FROM %1$s LIMIT 1',
       only: 'a status written at the new owner outranks every status that came along',
     },
     {

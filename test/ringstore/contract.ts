@@ -148,6 +148,22 @@ export function testRingStore(name: string, factory: () => Promise<RingStore> | 
       assertChain(await store.read(cluster));
     });
 
+    test('who decides from a ring that is no longer the latest appends behind the latest all the same', async () => {
+      const cluster = newCluster();
+      const nodes = [facts('node-0')];
+      const made = { type: 'make ring', clusterId: cluster, partitionCount: 4, nodes } as const;
+      const { ring: old } = await decideAndAppend(store, cluster, made, by);
+      const freeze = { type: 'freeze', by: { operationId: 'op', workflowId: 'w', runId: 'r' } } as const;
+      const { ring: frozen } = await decideAndAppend(store, cluster, freeze, by, { from: old });
+      expect(frozen.version).toBe(2);
+      const join = (node: string) => ({ type: 'join node', holder: 1, facts: facts(node) }) as const;
+      // By the old ring it would be refused, as that one is not frozen.
+      await decideAndAppend(store, cluster, join('node-1'), by, { from: old });
+      const { ring } = await decideAndAppend(store, cluster, join('node-2'), by, { from: frozen });
+      expect(ring.nodes).toHaveLength(3);
+      assertChain(await store.read(cluster));
+    });
+
     test('a watcher gets what was there, then what comes, in order', async () => {
       const cluster = newCluster();
       await store.append(cluster, 0, range(0, 4).map(joined), by);
