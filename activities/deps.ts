@@ -28,7 +28,7 @@ export interface ActivityDeps {
   /** Set where the platform below is one cluster's only: what is asked for another is refused (WORKER_OTHER_CLUSTER) before anything is looked at. */
   readonly onlyCluster?: string;
   readonly ringStore: RingStore;
-  readonly platform: Pick<Platform, 'ensureNode' | 'removeNode'>;
+  readonly platform: Pick<Platform, 'ensureNode' | 'removeNode' | 'roomOf'>;
   /** Throws where the node is not wanted by the platform. */
   readonly endpointsOf: (node: NodeId) => Promise<NodeEndpoints>;
   /** Asks the database itself, once its node is gone. Throws NODE_NOT_EMPTY. */

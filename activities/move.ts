@@ -14,9 +14,9 @@ import { createPool } from '../jobsdb/pool.ts';
 import { preflight } from '../jobsdb/preflight.ts';
 import type { Prefix } from '../jobsdb/sql/schema.ts';
 import { CodedError, codeOf, describeError } from '../kit/errors.ts';
-import type { DatabaseAddress } from '../platform/platform.ts';
+import type { DatabaseAddress, Room } from '../platform/platform.ts';
 import type { RingCommand } from '../ring/decide.ts';
-import type { MoveCertificate, MoveProof } from '../ring/events.ts';
+import type { MoveCertificate, MoveProof, NodeId } from '../ring/events.ts';
 import { type MoveRecord, movesOf } from '../ring/moves.ts';
 import { fold, moveOf, noRing, type Ring } from '../ring/ring.ts';
 import { type Authorship, decideAndAppend } from '../ringstore/ringstore.ts';
@@ -62,13 +62,32 @@ export function createMoveActivities(deps: ActivityDeps): MoveActivities {
     return fold(known, await deps.ringStore.read(clusterId, known.version));
   }
 
-  /** Refuses, by name, what would fail in the middle of a copy. */
-  async function check(input: MoveActivityInput): Promise<void> {
+  /** Nodes whose room could not be told, which the log has named. */
+  const roomUnknown = new Set<NodeId>();
+
+  /** A platform that is away, or has no right to look, stops no move: those to nodes that run need none. */
+  async function roomOf(node: NodeId): Promise<Room | null> {
+    let why = 'its platform does not know';
+    const room = await deps.platform.roomOf(node).catch((error: unknown) => {
+      why = describeError(error);
+      return null;
+    });
+    if (room) roomUnknown.delete(node);
+    else if (!roomUnknown.has(node)) {
+      roomUnknown.add(node);
+      deps.log.warn({ node, why }, 'how much room its disk has cannot be told: moves to it are not refused for that');
+    }
+    return room;
+  }
+
+  /** Refuses, by name, what would fail in the middle of a copy. `volume`: the target's, where room is asked for. */
+  async function check(input: MoveActivityInput, volume: Room | null): Promise<void> {
     const [from, to] = await Promise.all([deps.endpointsOf(input.from), deps.endpointsOf(input.to)]);
     await preflight({
       source: { node: input.from, pool: pools.of(from.database) },
       target: { node: input.to, pool: pools.of(to.database) },
       move: input.move,
+      ...(volume ? { room: { partitions: input.partitions, volume } } : {}),
     });
   }
 
@@ -96,9 +115,9 @@ export function createMoveActivities(deps: ActivityDeps): MoveActivities {
     async preCopy(input) {
       return beating(async () => {
         const { command, target } = await claim(input);
-        await check(input); // before anything of it is at the target
+        await check(input, await roomOf(input.to)); // before anything of it is at the target
         const prepared = await target.prepare(command, cancellationSignal());
-        await check(input); // and what was made for it
+        await check(input, null); // and what was made for it
         let jobsCopied = 0;
         const job = await copyJob(input, command, prepared, (rows) => {
           jobsCopied += rows;

@@ -1,13 +1,17 @@
 /**
  * What must hold at both databases before a move touches them: found out beforehand it is one clear refusal, in the middle of a copy it would be an error of
- * PostgreSQL's. It reads catalogs only, a handful of round trips: cheap enough to be asked again at each attempt.
+ * PostgreSQL's. It reads catalogs, a handful of round trips: cheap enough to be asked again
+ * at each attempt; only the question of room counts what is to be moved.
  *
  *   POSTGRES_TOO_OLD   a server older than the oldest that we know to work
  *   DATABASE_RIGHTS    our role lacks a right that the move needs
  *   SCHEMA_DIFFERS     a table that is read at the source differs in a column from the one that is written at the target
+ *   NODE_DISK_FULL     the target's volume has too little room for what will be written (room.ts)
  */
 import type pg from 'pg';
 import { CodedError } from '../kit/errors.ts';
+import type { PartitionIndex } from '../ring/partition.ts';
+import { assertRoom, type Volume } from './room.ts';
 import { type Dataset, selectAttached } from './sql/datasets.ts';
 import { type Right, selectColumns, selectMissingRights, selectServer } from './sql/preflight.ts';
 import { type Prefix, prefixes } from './sql/schema.ts';
@@ -27,11 +31,13 @@ export interface PreflightJob {
   readonly source: Side;
   readonly target: Side;
   readonly move: string;
+  /** Where the target's volume is known: whether what is pending of these partitions has room there. */
+  readonly room?: { readonly partitions: readonly PartitionIndex[]; readonly volume: Volume };
   /** Default: POSTGRES_OLDEST. */
   readonly postgresOldest?: number;
 }
 
-/** Throws POSTGRES_TOO_OLD, DATABASE_RIGHTS, SCHEMA_DIFFERS; anything else is weather. Changes nothing. */
+/** Throws POSTGRES_TOO_OLD, DATABASE_RIGHTS, SCHEMA_DIFFERS, NODE_DISK_FULL; anything else is weather. Changes nothing. */
 export async function preflight(job: PreflightJob): Promise<void> {
   await withSides(job, async (source, target) => {
     assertNewEnough(
@@ -44,6 +50,14 @@ export async function preflight(job: PreflightJob): Promise<void> {
     const written = await datasetsWritten(target.client, job.move);
     await assertRights([source, sourceRights(read)], [target, targetRights(target, written)]);
     await assertSameColumns({ ...source, datasets: read }, { ...target, datasets: written });
+    if (job.room)
+      await assertRoom({
+        ...job.room,
+        source: source.client,
+        target: target.client,
+        node: target.node,
+        move: job.move,
+      });
   });
 }
 

@@ -42,6 +42,12 @@ export interface Removal {
   readonly lastLook?: (database: DatabaseAddress) => Promise<void>;
 }
 
+/** The volume that a node's PostgreSQL keeps its data on, in bytes. `freeBytes`: null where the platform knows its size only. */
+export interface Room {
+  readonly totalBytes: number;
+  readonly freeBytes: number | null;
+}
+
 export interface Platform {
   /**
    * PostgreSQL first, then the backend. Repeatable; resolves when the node's control answers 200 to GET /control/v1/status.
@@ -51,6 +57,8 @@ export interface Platform {
   /** Null when the node is not wanted. Says nothing about whether it runs: see `listNodes`. */
   describeNode(node: string): Promise<NodeEndpoints | null>;
   listNodes(): Promise<NodeSummary[]>;
+  /** Null where it cannot be told: then nobody is refused for it. */
+  roomOf(node: string): Promise<Room | null>;
   /**
    * The backend first, then PostgreSQL. Repeatable; absent is success. REPLICAS_CHANGED (details: `above`, names, the highest first) on a platform that can
    * only take away the highest ordinals, where others lie above this one.

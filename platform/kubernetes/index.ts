@@ -21,11 +21,19 @@ import type { CoreV1Event, V1PersistentVolumeClaim, V1Pod, V1StatefulSet } from 
 import { Agent, fetch } from 'undici';
 import { CodedError } from '../../kit/errors.ts';
 import type { Logger } from '../../kit/log.ts';
-import type { DatabaseAddress, NodeCondition, NodeEndpoints, NodeSummary, Platform, Removal } from '../platform.ts';
+import type {
+  DatabaseAddress,
+  NodeCondition,
+  NodeEndpoints,
+  NodeSummary,
+  Platform,
+  Removal,
+  Room,
+} from '../platform.ts';
 import { Claims, isLeft } from './claims.ts';
 import { type KubernetesConfig, kubernetesConfig, type SetKind } from './config.ts';
 import { Kube, KubeWeather } from './kube.ts';
-import { claimsOf, nodeOf, ordinalOf, ordinalOfPod, podOf, selectorText } from './names.ts';
+import { bytesOf, claimsOf, nodeOf, ordinalOf, ordinalOfPod, podOf, selectorText } from './names.ts';
 import { namesAbove, replicasOf, Sets } from './sets.ts';
 import { type Look, type NotYet, Patience } from './wait.ts';
 import { isReady, whyNotReady } from './why.ts';
@@ -335,6 +343,15 @@ class KubernetesPlatform implements Platform {
         { wanted: ordinal < postgres.replicas, pod: postgres.pods.get(ordinal) },
       ),
     }));
+  }
+
+  /** Its size alone, and of the only claim: which of several holds the data nobody tells. What is used is the database's to say. */
+  async roomOf(node: string): Promise<Room | null> {
+    const names = claimsOf(await this.#sets.read('postgres'), ordinalOf(node));
+    const [name] = names;
+    if (name === undefined || names.length > 1) return null;
+    const totalBytes = bytesOf((await this.#claims.read(name))?.status?.capacity?.['storage']);
+    return totalBytes === null ? null : { totalBytes, freeBytes: null };
   }
 
   async #podsOf(set: V1StatefulSet): Promise<V1Pod[]> {

@@ -1,4 +1,4 @@
-/** Names and labels: which ordinal a node is, which pod and which claims are its, and what a claim says about a node that left. */
+/** Names, labels and quantities: which ordinal a node is, which pod and which claims are its, and what a claim says about a node that left. */
 import type { V1StatefulSet } from '@kubernetes/client-node';
 import { CodedError } from '../../kit/errors.ts';
 
@@ -31,6 +31,18 @@ export function ordinalOfPod(set: string, pod: string): number | null {
 export function claimsOf(set: V1StatefulSet, ordinal: number): string[] {
   const templates = set.spec?.volumeClaimTemplates ?? [];
   return templates.map((template) => `${template.metadata?.name}-${set.metadata?.name}-${ordinal}`);
+}
+
+const UNITS: Readonly<Record<string, number>> = {
+  ...{ m: 1e-3, '': 1, k: 1e3, M: 1e6, G: 1e9, T: 1e12, P: 1e15, E: 1e18 },
+  ...{ Ki: 2 ** 10, Mi: 2 ** 20, Gi: 2 ** 30, Ti: 2 ** 40, Pi: 2 ** 50, Ei: 2 ** 60 },
+};
+
+/** A quantity of storage (`10Gi`, `1.5G`, `1e9`) in bytes; null where it is none, or not understood. */
+export function bytesOf(quantity: string | undefined): number | null {
+  const [, number, unit] = /^([0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?)([a-zA-Z]*)$/.exec(quantity ?? '') ?? [];
+  const factor = UNITS[unit ?? ''];
+  return number === undefined || factor === undefined ? null : Math.floor(Number(number) * factor);
 }
 
 /** A time as the value of a label, which may hold no colon: 20260131T235959Z. */

@@ -5,6 +5,7 @@
  *   PUT    /v1/nodes/:node               want it; 200 with its endpoints when it runs, 202 with its condition after LONG_POLL_MS
  *   GET    /v1/nodes                     [{ node, condition, pid }]
  *   GET    /v1/nodes/:node               its endpoints, 404 when it is not wanted
+ *   GET    /v1/nodes/:node/room          { room: { totalBytes, freeBytes } } of its data's file system, or { room: null }
  *   DELETE /v1/nodes/:node/backend       ends the backend only; 200 with the address of its database, or null where that does not run
  *   DELETE /v1/nodes/:node?deleteData=   204 when both processes have ended (and the data is gone)
  *   POST   /v1/nodes/:node/kill          { what, signal }: only with `faults`, for tests
@@ -102,6 +103,10 @@ export async function startAgent(input: AgentOptions, log: Logger = pino({ name:
     if (!found?.record.wanted) return refuse(reply, 404, 'NODE_UNKNOWN', `${node} is not wanted here`);
     if (!found.endpoints) return reply.code(202).send({ condition: found.condition, trouble: found.lastTrouble });
     return found.endpoints;
+  });
+  app.get('/v1/nodes/:node/room', async (request) => {
+    const { node } = nodeParams.parse(request.params);
+    return { room: (await nodes.get(node)?.room()) ?? null };
   });
   app.put('/v1/nodes/:node', async (request, reply) => {
     const { node } = nodeParams.parse(request.params);

@@ -1,7 +1,7 @@
 /** The platform of this machine, by way of its agent. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Agent, fetch } from 'undici';
-import type { DatabaseAddress, NodeEndpoints, NodeSummary, Platform } from '../platform.ts';
+import type { DatabaseAddress, NodeEndpoints, NodeSummary, Platform, Room } from '../platform.ts';
 
 export interface LocalPlatformOptions {
   url: string;
@@ -95,6 +95,13 @@ export function createLocalPlatform(options: LocalPlatformOptions): Platform & {
       const { status, body } = await ask('GET', '/v1/nodes');
       if (status !== 200) throw refused(status, body);
       return body as NodeSummary[];
+    },
+
+    async roomOf(node) {
+      const { status, body } = await ask('GET', `${pathOf(node)}/room`);
+      if (status === 404) return null; // an agent that is older than this question
+      if (status !== 200) throw refused(status, body);
+      return (body as { room: Room | null }).room;
     },
 
     async removeNode(node, { deleteData, lastLook }) {

@@ -9,12 +9,12 @@
  */
 import { createHash } from 'node:crypto';
 import { EventEmitter, once } from 'node:events';
-import { readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { readFile, rename, rm, statfs, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { fetch } from 'undici';
-import { type DatabaseAddress, databaseUrl, type NodeCondition, type NodeEndpoints } from '../platform.ts';
+import { type DatabaseAddress, databaseUrl, type NodeCondition, type NodeEndpoints, type Room } from '../platform.ts';
 import { Backoff } from './backoff.ts';
 import { type KeptProcess, keep } from './keeper.ts';
 import { makeEnterable } from './places.ts';
@@ -96,6 +96,17 @@ export class ManagedNode {
       controlToken: this.record.controlToken,
       database: this.#postgres.address,
     };
+  }
+
+  /** Of the file system that its PostgreSQL's data directory is on; null where there is none yet. */
+  async room(): Promise<Room | null> {
+    try {
+      const { bsize, blocks, bavail } = await statfs(path.join(this.#setting.folder, 'data'));
+      return { totalBytes: blocks * bsize, freeBytes: bavail * bsize };
+    } catch (err) {
+      if ((err as NodeJS.ErrnoException).code === 'ENOENT') return null;
+      throw err;
+    }
   }
 
   /** Starts what is not there, and keeps it up. Repeatable. */

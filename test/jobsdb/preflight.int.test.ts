@@ -13,6 +13,7 @@ import { openCopy, withCopy } from '../../jobsdb/copy.ts';
 import { createPool } from '../../jobsdb/pool.ts';
 import { preflight } from '../../jobsdb/preflight.ts';
 import type { CodedError } from '../../kit/errors.ts';
+import type { Room } from '../../platform/platform.ts';
 import { addJobs, CLUSTER, createFixture, type Fixture, pendingAt, type TestNode } from './move-fixture.ts';
 
 const MOVE = 'op/move-1.1';
@@ -166,32 +167,61 @@ test.each([
   await withCopy(job, (copy) => copy.pass()); // a later attempt finds the rows of the first
 });
 
-test('the pre-copy asks before anything is prepared: refused, it leaves the source as it is and nothing at the target', async () => {
-  await addJobs(f.a.pool, [{ partition: 0, payload: { n: 1 } }]);
-  await f.a.pool.query('ALTER TABLE gw_jobs_1 ADD COLUMN more text');
-  await f.append({ type: 'start move', holder: 1, move: MOVE, from: 'a', to: 'b', partitions: [0] });
-  const { a, b } = f;
-  const activities = createMoveActivities({
-    ringStore: f.store,
-    controlOf: async (node: string) => (node === 'a' ? a : b).steward,
-    endpointsOf: async (node: string) => ({ database: (node === 'a' ? a : b).database.address }),
-    actor: 'test',
-    log: pino({ level: 'silent' }),
-  } as unknown as ActivityDeps);
-  const input = { clusterId: CLUSTER, operationId: 'op', reason: 'a test', holder: 1, move: MOVE };
-  const copying = new MockActivityEnvironment().run(activities.preCopy, {
-    ...input,
-    from: 'a',
-    to: 'b',
-    partitions: [0],
+describe('the pre-copy', () => {
+  const logged: string[] = [];
+  async function preCopy(roomOf: () => Promise<Room | null>) {
+    const { a, b } = f;
+    if ((await f.ring()).moves.length === 0)
+      await f.append({ type: 'start move', holder: 1, move: MOVE, from: 'a', to: 'b', partitions: [0] });
+    const activities = createMoveActivities({
+      ringStore: f.store,
+      controlOf: async (node: string) => (node === 'a' ? a : b).steward,
+      endpointsOf: async (node: string) => ({ database: (node === 'a' ? a : b).database.address }),
+      platform: { roomOf },
+      actor: 'test',
+      log: pino({ level: 'warn' }, { write: (line: string) => void logged.push(line) }),
+    } as unknown as ActivityDeps);
+    const input = { clusterId: CLUSTER, operationId: 'op', reason: 'a test', holder: 1, move: MOVE };
+    return new MockActivityEnvironment().run(activities.preCopy, { ...input, from: 'a', to: 'b', partitions: [0] });
+  }
+  async function expectUntouched(): Promise<void> {
+    const { a, b } = f;
+    expect((await b.pool.query('SELECT FROM ringmaster.imports')).rowCount).toBe(0);
+    expect((await b.pool.query('SELECT FROM ringmaster.datasets WHERE move IS NOT NULL')).rowCount).toBe(0);
+    expect(await pendingAt(a, 0)).toMatchObject([{ n: 1, state: null }]);
+    expect(a.work.calls).not.toContain('stop 0');
+  }
+  beforeEach(async () => {
+    await addJobs(f.a.pool, [{ partition: 0, payload: { n: 1 } }]);
   });
-  await expect(copying).rejects.toMatchObject({
-    type: 'SCHEMA_DIFFERS',
-    nonRetryable: true,
-    message: 'gw_jobs_1.more is text at a, missing at b',
+
+  test('asks before anything is prepared: refused, it leaves the source as it is and nothing at the target', async () => {
+    await f.a.pool.query('ALTER TABLE gw_jobs_1 ADD COLUMN more text');
+    await expect(preCopy(async () => null)).rejects.toMatchObject({
+      type: 'SCHEMA_DIFFERS',
+      nonRetryable: true,
+      message: 'gw_jobs_1.more is text at a, missing at b',
+    });
+    await expectUntouched();
   });
-  expect((await b.pool.query('SELECT FROM ringmaster.imports')).rowCount).toBe(0);
-  expect((await b.pool.query('SELECT FROM ringmaster.datasets WHERE move IS NOT NULL')).rowCount).toBe(0);
-  expect(await pendingAt(a, 0)).toMatchObject([{ n: 1, state: null }]);
-  expect(a.work.calls).not.toContain('stop 0');
+
+  test('asks the platform whether the target has room', async () => {
+    await expect(preCopy(async () => ({ totalBytes: 1_000_000_000, freeBytes: 0 }))).rejects.toMatchObject({
+      type: 'NODE_DISK_FULL',
+      nonRetryable: true,
+      message: expect.stringMatching(/^b has 0 bytes free of 1\.0 GB, the move needs about /),
+    });
+    await expectUntouched();
+  });
+
+  test.each([
+    ['that does not know', async () => null, 'its platform does not know'],
+    ['that is away', () => Promise.reject(new Error('the agent is away')), 'the agent is away'],
+  ])('goes on with a platform %s, and says so in its log', async (_what, roomOf, why) => {
+    logged.length = 0;
+    expect(await preCopy(roomOf)).toMatchObject({ jobsCopied: 1 });
+    expect(logged.filter((line) => line.includes('how much room')).map((line) => JSON.parse(line))).toMatchObject([
+      { node: 'b', why },
+    ]);
+  });
 });

@@ -497,11 +497,27 @@ export const guards: readonly Guard[] = [
       only: 'a PostgreSQL that is too old is refused by a node at its start',
     },
   ]),
+  ...of('jobsdb/room.ts', 'test/jobsdb/room.int.test.ts', [
+    {
+      name: 'a move that has no room at its target is refused',
+      because: 'a full disk ends the server, with all that its users wait for',
+      find: 'if (need <= 0 || free - need >= reserve) return;',
+      replace: 'if (need <= 0 || free + need >= reserve) return;',
+      only: 'a move that would leave less than a tenth of the volume is refused',
+    },
+    {
+      name: 'a part of the volume stays free',
+      because: 'live traffic goes on while jobs arrive',
+      find: 'if (need <= 0 || free - need >= reserve) return;',
+      replace: 'if (need <= 0 || free >= need) return;',
+      only: 'a move that would leave less than a tenth of the volume is refused',
+    },
+  ]),
   ...of('activities/move.ts', 'test/jobsdb/preflight.int.test.ts', [
     {
       name: 'it is asked before anything is prepared',
       because: 'a refused move leaves nothing at the target',
-      find: 'await check(input); // before anything of it is at the target',
+      find: 'await check(input, await roomOf(input.to)); // before anything of it is at the target',
       replace: '',
       only: 'the pre-copy asks before anything is prepared',
     },

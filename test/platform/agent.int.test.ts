@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, rmSync, statfsSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import pg from 'pg';
@@ -68,6 +68,12 @@ describe('the local platform agent', () => {
     const first = await platform.ensureNode('node-0');
     expect(await platform.ensureNode('node-0')).toEqual(first);
     expect(await platform.describeNode('node-0')).toEqual(first);
+    const disk = statfsSync(folder);
+    const room = (await platform.roomOf('node-0'))!;
+    expect(room.totalBytes).toBe(disk.blocks * disk.bsize);
+    expect(room.freeBytes).toBeGreaterThan(0);
+    expect(room.freeBytes).toBeLessThanOrEqual(room.totalBytes);
+    expect(await platform.roomOf('node-7')).toBeNull();
     const second = await platform.ensureNode('node-1');
     expect(second.database.port).not.toBe(first.database.port);
     expect(await systemIdentifier(first.database)).not.toBe(await systemIdentifier(second.database));

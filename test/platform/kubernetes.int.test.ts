@@ -174,6 +174,32 @@ describe.skipIf(missing)('the Kubernetes platform', () => {
       expect(await byIp.describeNode('node-0')).toMatchObject({ url: 'http://127.83.0.9:8080' });
     });
 
+    test('the size of its volume is that of its database’s claim, once that is bound; what is free it does not know', async () => {
+      await hand.makeSets();
+      const platform = await open();
+      await platform.ensureNode('node-0');
+      expect(await platform.roomOf('node-0')).toBeNull();
+      const volume = `volume-of-${hand.namespace}`;
+      await hand.core.createPersistentVolume({
+        body: {
+          metadata: { name: volume },
+          spec: {
+            capacity: { storage: '10Gi' },
+            accessModes: ['ReadWriteOnce'],
+            hostPath: { path: '/nowhere' },
+            claimRef: { namespace: hand.namespace, name: `data-${SETS.postgres}-0` },
+          },
+        },
+      });
+      try {
+        const room = await until(() => platform.roomOf('node-0'), { ...WITHIN, what: 'the claim is bound' });
+        expect(room).toEqual({ totalBytes: 10 * 2 ** 30, freeBytes: null });
+        expect(await platform.roomOf('node-1')).toBeNull();
+      } finally {
+        await hand.core.deletePersistentVolume({ name: volume });
+      }
+    });
+
     test('aborting ends the waiting only', async () => {
       await hand.makeSets();
       hangs(/-1$/);

@@ -4,7 +4,14 @@ import { describe, expect, test } from 'vitest';
 import { CodedError } from '../../kit/errors.ts';
 import { kubernetesConfig } from '../../platform/kubernetes/config.ts';
 import { asKubeError, KubeWeather } from '../../platform/kubernetes/kube.ts';
-import { claimsOf, labelTime, ordinalOf, ordinalOfPod, selectorText } from '../../platform/kubernetes/names.ts';
+import {
+  bytesOf,
+  claimsOf,
+  labelTime,
+  ordinalOf,
+  ordinalOfPod,
+  selectorText,
+} from '../../platform/kubernetes/names.ts';
 import { namesAbove } from '../../platform/kubernetes/sets.ts';
 import { whyNotReady } from '../../platform/kubernetes/why.ts';
 
@@ -312,4 +319,19 @@ describe('what the API server refuses', () => {
     const bug = new TypeError('x is not a function');
     expect(asKubeError(bug, doing, 'ns')).toBe(bug);
   });
+});
+
+test.each([
+  ['10Gi', 10 * 2 ** 30],
+  ['1.5G', 1_500_000_000],
+  ['500M', 500_000_000],
+  ['1e9', 1_000_000_000],
+  ['12E', 12e18],
+  ['4096', 4096],
+  ['128974848000m', 128_974_848],
+  ['ten', null],
+  ['10Xi', null],
+  [undefined, null],
+])('the size of a volume, %s, is %s bytes', (quantity, bytes) => {
+  expect(bytesOf(quantity)).toBe(bytes);
 });

@@ -132,6 +132,7 @@ export class World {
             throw new CodedError('REPLICAS_CHANGED', `${above.length} nodes lie above ${node}`, { above });
           if (this.pods.delete(node)) this.removedPods.push(deleteData ? `${node}, data deleted` : node);
         },
+        roomOf: async () => null,
       },
       endpointsOf: async () => Promise.reject(new Error('not in these tests')),
       assertNothingPending: async () => undefined, // played by `pendingJobs`, as the node's own status tells it
