@@ -21,6 +21,18 @@ export const headers = {
   move: 'ringmaster-move',
 } as const;
 
+/** What live traffic feels at a node just now, over its last two seconds. Milliseconds. */
+export interface NodeLoad {
+  /** From a request's arrival to the commit of its events. Null: nothing came in lately. */
+  readonly commitMs: { readonly p50: number; readonly p90: number } | null;
+  /**
+   * How long a job waits here that could be worked on at once: for being processed (gw), read, and marked as started (rt); the p90 of each, together. What
+   * waits for its destination (its slots are taken, or it asked to be tried later), behind another job of its user, or for the end of a cut-over is not in it.
+   * 0 where nothing waits.
+   */
+  readonly queueDelayMs: number;
+}
+
 export interface NodeStatus {
   readonly node: NodeId;
   readonly databaseId: string;
@@ -36,6 +48,8 @@ export interface NodeStatus {
   /** Why it doesn't, where it refuses to: such as NODE_OTHER_DATABASE. */
   readonly blocked: { readonly code: string; readonly message: string } | null;
   readonly partitions: Readonly<Record<PartitionState, number>>;
+  /** Absent where a node does not measure it (version N−1, other kinds of nodes). */
+  readonly load?: NodeLoad;
 }
 
 export interface MoveCommand {

@@ -2,7 +2,7 @@
 import { createHash, timingSafeEqual } from 'node:crypto';
 import { type FastifyInstance, type FastifyReply, fastify } from 'fastify';
 import { z } from 'zod';
-import { controlPaths, type NodeControl } from '../dataplane/contract.ts';
+import { controlPaths, type NodeControl, type NodeLoad, type NodeStatus } from '../dataplane/contract.ts';
 import { CodedError, describeError } from '../kit/errors.ts';
 import type { Logger } from '../kit/log.ts';
 import { PARTITION_COUNT_MAX } from '../ring/partition.ts';
@@ -10,6 +10,8 @@ import type { NodeMetrics } from './metrics.ts';
 
 export interface ControlDeps {
   readonly control: NodeControl;
+  /** Stands in the answer to `status`. */
+  readonly load: () => NodeLoad;
   readonly token: string;
   readonly metrics: NodeMetrics;
   readonly log: Logger;
@@ -33,7 +35,7 @@ const quiesce = command.extend({ limitMs: duration });
 const fence = command.extend({ holdDeadlineMs: duration });
 
 /** Not listening yet. Refusals are 409 `{ code, message, details }`; a body that is none of a command 400; anything else 500. */
-export function createControlApi({ control, token, metrics, log }: ControlDeps): FastifyInstance {
+export function createControlApi({ control, load, token, metrics, log }: ControlDeps): FastifyInstance {
   const app = fastify({ bodyLimit: 4 * 1024 * 1024, forceCloseConnections: true });
   const isToken = tokenCheck(token);
 
@@ -67,7 +69,9 @@ export function createControlApi({ control, token, metrics, log }: ControlDeps):
     });
     return gone.signal;
   };
-  app.get(controlPaths.status, async (_request, reply) => control.status(signalOf(reply)));
+  app.get(controlPaths.status, async (_request, reply): Promise<NodeStatus> => {
+    return { ...(await control.status(signalOf(reply))), load: load() };
+  });
   app.get(controlPaths.pending, async (_request, reply) => ({
     pendingJobs: await control.countPending(signalOf(reply)),
   }));

@@ -19,6 +19,7 @@ import type { DestinationConfig, NodeConfig, NodeLimits } from './config.ts';
 import type { Health } from './health.ts';
 import { Kick, LoopBackoff } from './kick.ts';
 import { type Job, type Lane, Lanes, type LoadedRow } from './lanes.ts';
+import { earliest, RecentTimes } from './load.ts';
 import type { NodeMetrics } from './metrics.ts';
 import { prepared } from './prepared.ts';
 import { type Outcome, Sender } from './sender.ts';
@@ -46,6 +47,8 @@ interface Destination {
   readonly load: Kick;
   /** Taken and not ended: marked, or on the way to be. */
   inFlight: number;
+  /** Since when jobs are being read for it. */
+  readingSince: number | null;
 }
 
 interface Head {
@@ -78,6 +81,11 @@ export class Delivery {
   readonly #active = new Map<PartitionIndex, Map<Destination, number>>();
   readonly lastStarts = new Map<PartitionIndex, number>();
   #results: Result[] = [];
+  /** Since when there is something for a round to do, and for the one that is under way. */
+  #wantedSince: number | null = null;
+  #roundSince: number | null = null;
+  readonly #rounding = new RecentTimes();
+  readonly #reading = new RecentTimes();
   #draining = false;
   #stopped = false;
   #loops: Promise<unknown> = Promise.resolve();
@@ -96,10 +104,11 @@ export class Delivery {
     } = this.#limits;
     this.#destinations = [...configs.values()].map((config) => ({
       config,
-      lanes: new Lanes({ jobsMax, partitionJobsMax, userJobsMax }, () => this.#rounds.kick()),
+      lanes: new Lanes({ jobsMax, partitionJobsMax, userJobsMax }, () => this.#wantRound()),
       sender: new Sender(config, this.#limits),
       load: new Kick(),
       inFlight: 0,
+      readingSince: null,
     }));
   }
 
@@ -136,6 +145,21 @@ export class Delivery {
 
   get inFlight(): number {
     return this.#destinations.reduce((sum, { inFlight }) => sum + inFlight, 0);
+  }
+
+  /**
+   * How long rt jobs wait here that could be delivered: to be read, where there is room for them, and then for the round that marks them, where their
+   * destination has a slot. What waits for a destination is in neither: no reading and no round does. Null: none waited lately.
+   */
+  get delayMs(): number | null {
+    const reading = this.#reading.quantiles(earliest(this.#destinations.map(({ readingSince }) => readingSince)));
+    const rounding = this.#rounding.quantiles(earliest([this.#roundSince, this.#wantedSince]));
+    return reading || rounding ? (reading?.p90 ?? 0) + (rounding?.p90 ?? 0) : null;
+  }
+
+  #wantRound(): void {
+    this.#wantedSince ??= performance.now();
+    this.#rounds.kick();
   }
 
   /** Starts nothing more, waits for what is in flight at most `withinMs`, writes the results. What is cut off stays `executing` and is picked up again. */
@@ -185,7 +209,10 @@ export class Delivery {
     const results = this.#results;
     this.#results = [];
     const heads = this.#takeHeads();
+    const since = this.#wantedSince;
+    this.#wantedSince = null;
     if (results.length === 0 && heads.length === 0) return false;
+    this.#roundSince = since;
     const partitions = [...new Set([...results, ...heads].map(({ lane }) => lane.place.partition))];
     let done: { entered: EnteredPartitions; payloads: Map<number, Payload> };
     try {
@@ -198,8 +225,12 @@ export class Delivery {
       // Written or not: writing a result or a mark again changes nothing.
       this.#results.unshift(...(isDataError(error) ? results.map(withoutResponse) : results));
       for (const head of heads.reverse()) this.#putBack(head);
+      this.#wantedSince = earliest([since, this.#wantedSince]);
       throw error;
+    } finally {
+      this.#roundSince = null;
     }
+    if (since !== null) this.#rounding.ended(since);
     const taken = new Set(heads.map(({ lane }) => lane));
     for (const result of results)
       this.#settleResult(result, taken.has(result.lane), isWritable(done.entered, result.lane));
@@ -309,7 +340,7 @@ export class Delivery {
           : sent;
       destination.lanes.finish(lane, outcome);
       this.#results.push({ ...head, outcome, retryMs: this.#retryMs(job, outcome) });
-      this.#rounds.kick();
+      this.#wantRound();
     });
   }
 
@@ -351,11 +382,14 @@ export class Delivery {
     }
   }
 
-  async #loadNext({ config, lanes }: Destination): Promise<boolean> {
+  async #loadNext(destination: Destination): Promise<boolean> {
+    const { config, lanes } = destination;
     const places = lanes.wanting().slice(0, PARTITIONS_PER_LOAD);
     if (places.length === 0) return false;
     const limit = Math.min(Math.ceil(ROWS_PER_LOAD / places.length), ...places.map(({ room }) => room));
     for (const { place } of places) place.dirty = false; // first: what comes while this reads makes it dirty again
+    const since = performance.now();
+    destination.readingSince = since;
     try {
       const { topology, workspaces } = this.#deps;
       const datasets = topology.datasets();
@@ -375,7 +409,10 @@ export class Delivery {
     } catch (error) {
       for (const { place } of places) place.dirty = true;
       throw error;
+    } finally {
+      destination.readingSince = null;
     }
+    this.#reading.ended(since);
     return true;
   }
 

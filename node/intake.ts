@@ -16,6 +16,7 @@ import { type PartitionIndex, partitionOf } from '../ring/partition.ts';
 import type { NodeConfig, SourceConfig } from './config.ts';
 import type { IncomingEvent } from './event.ts';
 import type { Health } from './health.ts';
+import { earliest, RecentTimes } from './load.ts';
 import type { NodeMetrics } from './metrics.ts';
 import { prepared } from './prepared.ts';
 import { HttpRefusal, unavailable } from './refusal.ts';
@@ -60,6 +61,9 @@ export class Intake {
   readonly #transactions: PartitionTransactions;
   #queue: WaitingRequest[] = [];
   #committing: Promise<void> | null = null;
+  readonly #commitTimes = new RecentTimes();
+  /** Arrival of the oldest request of the group that is being committed. */
+  #groupSince: number | null = null;
   #ownPartitionCount = 0;
   #stopped = false;
   readonly #expiry: NodeJS.Timeout;
@@ -72,6 +76,11 @@ export class Intake {
 
   get waiting(): number {
     return this.#queue.length;
+  }
+
+  /** From a request's arrival to its commit, over the last seconds; of each group its oldest. Null: nothing came in. */
+  get commitMs(): { p50: number; p90: number } | null {
+    return this.#commitTimes.quantiles(earliest([this.#groupSince, this.#queue[0]?.since ?? null]));
   }
 
   /** Resolves when all of `events` are stored; rejects with HttpRefusal. `isGone`: nobody waits for the answer any longer. */
@@ -136,7 +145,11 @@ export class Intake {
     await (groupMs > 0 ? new Promise((resolve) => setTimeout(resolve, groupMs)) : Promise.resolve());
     while (this.#queue.length > 0) {
       const group = this.#nextGroup();
-      if (group.length > 0) await this.#commitGroup(group);
+      if (group.length === 0) continue;
+      this.#groupSince = group[0]!.since;
+      await this.#commitGroup(group);
+      this.#commitTimes.ended(this.#groupSince);
+      this.#groupSince = null;
     }
     this.#committing = null;
   }

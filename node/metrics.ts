@@ -1,5 +1,7 @@
 /** The node's counters and gauges. A registry of their own: several nodes may live in one test process. */
+
 import { Counter, collectDefaultMetrics, Gauge, Registry } from 'prom-client';
+import type { NodeLoad } from '../dataplane/contract.ts';
 
 export type NodeMetrics = ReturnType<typeof createNodeMetrics>;
 
@@ -7,6 +9,7 @@ export interface MetricSources {
   readonly inFlight: () => number;
   readonly ringVersion: () => number;
   readonly waitingRequests: () => number;
+  readonly load: () => NodeLoad;
   /** Pending jobs by prefix and destination ('' where there is none). */
   readonly pending: () => Promise<readonly { prefix: string; destination: string; count: number }[]>;
 }
@@ -45,6 +48,14 @@ export function createNodeMetrics(node: string) {
       gauge('deliveries_in_flight', 'Deliveries that run now', sources.inFlight);
       gauge('ring_version', 'Version of the ring that this node has folded', sources.ringVersion);
       gauge('requests_waiting', 'Requests that wait for their commit', sources.waitingRequests);
+      const ofCommits = (share: 'p50' | 'p90') => () => sources.load().commitMs?.[share] ?? 0;
+      gauge('commit_p50_ms', 'From arrival to commit of requests, over the last two seconds', ofCommits('p50'));
+      gauge('commit_p90_ms', 'As commit_p50_ms: what the brake of a move looks at', ofCommits('p90'));
+      gauge(
+        'queue_delay_ms',
+        'How long jobs wait that could be worked on at once: what the brake of a move looks at',
+        () => sources.load().queueDelayMs,
+      );
       let countedAt = -PENDING_AGE_MS;
       new Gauge({
         name: 'ringmaster_node_jobs_pending',

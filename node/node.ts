@@ -4,7 +4,7 @@
  * End: nothing more is taken in, what is in hand is finished within a bound, results are written. Whatever is left is pending in the database.
  */
 import { setTimeout as delay } from 'node:timers/promises';
-import type { NodeControl } from '../dataplane/contract.ts';
+import type { NodeControl, NodeLoad } from '../dataplane/contract.ts';
 import { countPendingByDestination } from '../jobsdb/sql/delivery.ts';
 import { describeError } from '../kit/errors.ts';
 import type { Logger } from '../kit/log.ts';
@@ -87,11 +87,13 @@ export async function startNode({ config, session, makeSteward, log, onSupersede
       body: await describe(),
     }),
   });
-  const control = createControlApi({ control: steward, token: config.controlToken, metrics, log });
+  const load = (): NodeLoad => ({ commitMs: intake.commitMs, queueDelayMs: work.queueDelayMs });
+  const control = createControlApi({ control: steward, load, token: config.controlToken, metrics, log });
   metrics.observe({
     inFlight: () => work.inFlight,
     ringVersion: () => steward.ring().version,
     waitingRequests: () => intake.waiting,
+    load,
     pending: () => countPending(session, steward),
   });
 

@@ -15,6 +15,7 @@ import type { PartitionIndex } from '../ring/partition.ts';
 import type { NodeConfig } from './config.ts';
 import type { Health } from './health.ts';
 import { Kick, LoopBackoff } from './kick.ts';
+import { earliest, RecentTimes } from './load.ts';
 import type { NodeMetrics } from './metrics.ts';
 import { prepared } from './prepared.ts';
 import { isSuperseded, PartitionTransactions } from './transaction.ts';
@@ -58,8 +59,11 @@ export class Processor {
   readonly #transactions: PartitionTransactions;
   readonly #destinationsOf: ReadonlyMap<string, readonly string[]>;
   readonly #cursors = new Map<PartitionIndex, Cursor>();
-  /** Those that may have something above their cursor, longest waiting first. */
-  readonly #dirty = new Set<Cursor>();
+  /** Those that may have something above their cursor, longest waiting first, and since when. */
+  readonly #dirty = new Map<Cursor, number>();
+  /** Those of the transaction that is under way, and since when they had waited. */
+  #batch: readonly (readonly [Cursor, number])[] = [];
+  readonly #waits = new RecentTimes();
   readonly #kick = new Kick();
   readonly lastStarts = new Map<PartitionIndex, number>();
   #inTransaction: ReadonlySet<PartitionIndex> = new Set();
@@ -83,7 +87,7 @@ export class Processor {
       this.forget([partition]);
       const cursor = { partition, after: 0 };
       this.#cursors.set(partition, cursor);
-      this.#dirty.add(cursor);
+      this.#waitsSince(cursor, performance.now());
     }
     this.#kick.kick();
   }
@@ -102,7 +106,7 @@ export class Processor {
   wake(partitions: readonly PartitionIndex[]): void {
     for (const partition of partitions) {
       const cursor = this.#cursors.get(partition);
-      if (cursor) this.#dirty.add(cursor);
+      if (cursor) this.#waitsSince(cursor, performance.now());
     }
     this.#kick.kick();
   }
@@ -110,6 +114,16 @@ export class Processor {
   /** Whether a transaction over this partition is under way. */
   busy(partition: PartitionIndex): boolean {
     return this.#inTransaction.has(partition);
+  }
+
+  /** How long gw jobs of partitions that are open here wait until they are processed, at most. Null: none waited lately. */
+  get delayMs(): number | null {
+    const since = earliest([...this.#dirty.values(), ...this.#batch.map(([, from]) => from)]);
+    return this.#waits.quantiles(since)?.p90 ?? null;
+  }
+
+  #waitsSince(cursor: Cursor, since: number): void {
+    this.#dirty.set(cursor, Math.min(since, this.#dirty.get(cursor) ?? since));
   }
 
   async stop(): Promise<void> {
@@ -126,18 +140,22 @@ export class Processor {
         await this.#kick.wait();
         continue;
       }
-      for (const cursor of batch) this.#dirty.delete(cursor);
+      for (const [cursor] of batch) this.#dirty.delete(cursor);
+      this.#batch = batch;
       try {
-        await this.#process(batch);
+        await this.#process(batch.map(([cursor]) => cursor));
         this.#deps.health.succeeded('processor');
         backoff.reset();
       } catch (error) {
-        for (const cursor of batch) if (this.#cursors.get(cursor.partition) === cursor) this.#dirty.add(cursor);
+        for (const [cursor, since] of batch)
+          if (this.#cursors.get(cursor.partition) === cursor) this.#waitsSince(cursor, since);
         if (isSuperseded(error)) return this.#deps.onSuperseded(error);
         this.#deps.health.failed('processor', describeError(error));
         this.#deps.log.warn({ error: describeError(error) }, 'processing failed, will try again');
         const until = performance.now() + backoff.next();
         while (!this.#stopped && performance.now() < until) await this.#kick.wait(until - performance.now());
+      } finally {
+        this.#batch = [];
       }
     }
   }
@@ -163,7 +181,9 @@ export class Processor {
       for (const cursor of batch) {
         const read = rows.get(cursor.partition) ?? [];
         cursor.after = read.at(-1)?.id ?? cursor.after;
-        if (read.length >= limit && this.#cursors.get(cursor.partition) === cursor) this.#dirty.add(cursor);
+        const since = this.#batch.find(([one]) => one === cursor)![1];
+        if (read.length > 0) this.#waits.ended(since);
+        if (read.length >= limit && this.#cursors.get(cursor.partition) === cursor) this.#waitsSince(cursor, since);
       }
       // Nobody told us to stop, and yet not open: it will be opened again, and then read afresh.
       for (const cursor of notOpen) if (this.#cursors.get(cursor.partition) === cursor) this.forget([cursor.partition]);

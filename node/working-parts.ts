@@ -39,6 +39,11 @@ export class WorkingParts implements NodeWork {
     return this.#delivery.inFlight;
   }
 
+  /** How long a job waits here that could be worked on at once (dataplane/contract.ts, `NodeLoad`). */
+  get queueDelayMs(): number {
+    return (this.#processor.delayMs ?? 0) + (this.#delivery.delayMs ?? 0);
+  }
+
   opened(partitions: readonly PartitionIndex[]): void {
     this.#workspaces.forget();
     this.#processor.opened(partitions);

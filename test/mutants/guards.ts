@@ -67,6 +67,15 @@ export const guards: readonly Guard[] = [
       only: 'the wait ends with the reason of the abort',
     },
   ]),
+  ...of('node/delivery.ts', 'test/node/load.int.test.ts', [
+    {
+      name: 'what waits for a slow destination is no load of the node',
+      because: 'a brake must not hold up a move for what the move does not cause',
+      find: '    const since = this.#wantedSince;\n    this.#wantedSince = null;',
+      replace: '    const since = this.#wantedSince;',
+      only: 'does not feel a destination that is slow',
+    },
+  ]),
   ...of('ring/decide.ts', 'test/ring/limits.unit.test.ts', [
     {
       name: 'a limit outside its range is refused',
