@@ -18,7 +18,7 @@ import { Kick, LoopBackoff } from './kick.ts';
 import { earliest, RecentTimes } from './load.ts';
 import type { NodeMetrics } from './metrics.ts';
 import { prepared } from './prepared.ts';
-import { isSuperseded, PartitionTransactions } from './transaction.ts';
+import { isSuperseded, OutcomeUnknown, PartitionTransactions } from './transaction.ts';
 import type { NodeSession, NodeTopology } from './work.ts';
 import type { Workspaces } from './workspaces.ts';
 
@@ -150,6 +150,8 @@ export class Processor {
         for (const [cursor, since] of batch)
           if (this.#cursors.get(cursor.partition) === cursor) this.#waitsSince(cursor, since);
         if (isSuperseded(error)) return this.#deps.onSuperseded(error);
+        // It may have committed: then the next try finds nothing to process, and nobody else would say that there are rt jobs.
+        if (error instanceof OutcomeUnknown) this.#deps.onProcessed(batch.map(([{ partition }]) => partition));
         this.#deps.health.failed('processor', describeError(error));
         this.#deps.log.warn({ error: describeError(error) }, 'processing failed, will try again');
         const until = performance.now() + backoff.next();

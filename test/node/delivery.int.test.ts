@@ -284,6 +284,20 @@ test('COMMITs that are lost, before or after they happened, lose, repeat and reo
   expect(destination.accepted).toHaveLength(400);
 });
 
+test('events are delivered whose processing was committed although its COMMIT was lost', async () => {
+  await start();
+  let commits = 0;
+  const heal = loseCommits(node.session.pool, () => {
+    commits += 1;
+    return commits === 2; // the intake's, then the processor's
+  });
+  await send([event('anna', 1)]);
+  await delivered(1, 10_000);
+  heal();
+  expect(commits).toBeGreaterThan(2);
+  expectInOrder();
+});
+
 describe('degraded mode', () => {
   test('intake goes on while processing fails, health says so, and all is delivered when it works again', async () => {
     await start();
