@@ -96,10 +96,16 @@ export function refusingByType<T extends Record<keyof T, Activity>>(activities: 
 
 const HEARTBEAT_EVERY_MS = 3_000; // a fifth of the shortest heartbeat timeout: one lost beat, or a busy event loop, is no dead worker
 
-/** Beats while `run` goes on: without it a cancellation never reaches an activity. It says that this process lives, not that there is progress. */
-export async function beating<T>(run: () => Promise<T>): Promise<T> {
-  heartbeat();
-  const timer = setInterval(() => heartbeat(), HEARTBEAT_EVERY_MS);
+/**
+ * Beats while `run` goes on: without it a cancellation never reaches an activity. It says that this process lives, not that there is progress; `details`, if
+ * any, are for people.
+ */
+export async function beating<T>(
+  run: () => Promise<T>,
+  details: () => object | undefined = () => undefined,
+): Promise<T> {
+  heartbeat(details());
+  const timer = setInterval(() => heartbeat(details()), HEARTBEAT_EVERY_MS);
   try {
     return await run();
   } finally {

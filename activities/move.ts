@@ -13,6 +13,7 @@ import { type CopyJob, openCopy, withCopy } from '../jobsdb/copy.ts';
 import { createPool } from '../jobsdb/pool.ts';
 import { preflight } from '../jobsdb/preflight.ts';
 import type { Prefix } from '../jobsdb/sql/schema.ts';
+import type { ThrottleState } from '../jobsdb/throttle.ts';
 import { CodedError, codeOf, describeError } from '../kit/errors.ts';
 import type { DatabaseAddress, Room } from '../platform/platform.ts';
 import type { RingCommand } from '../ring/decide.ts';
@@ -24,7 +25,8 @@ import type { ActivityDeps } from './deps.ts';
 import { beating, refusingByType } from './errors.ts';
 import { moveHistory } from './log-views.ts';
 import { waitFolded, waitSettled } from './node-status.ts';
-import type { CutOverResult, MoveActivities, MoveActivityInput } from './types.ts';
+import { createPace, type Pace } from './pace.ts';
+import type { CopyProgress, CutOverResult, MoveActivities, MoveActivityInput } from './types.ts';
 
 /** Pre-copy ends when a pass has written no more than this: what then remains is copied within milliseconds. */
 const SMALL_REST_ROWS = 500;
@@ -36,6 +38,8 @@ const QUIESCE_LIMIT_MS = 11_000;
 const HOLD_DEADLINE_MS = 10_000;
 /** We stop before the source does: an append that races with its dead-man would be lost work. */
 const HOLD_MARGIN_MS = 2_000;
+
+const UNTHROTTLED: ThrottleState = { throttledBy: null, bytesPerSecond: null };
 
 export function createMoveActivities(deps: ActivityDeps): MoveActivities {
   const pools = createPools();
@@ -95,7 +99,7 @@ export function createMoveActivities(deps: ActivityDeps): MoveActivities {
     input: MoveActivityInput,
     command: MoveCommand,
     prepared: ImportTarget,
-    onRows?: (rows: number) => void,
+    more: Pick<CopyJob, 'onRows' | 'throttle'> = {},
   ): Promise<CopyJob> {
     const [from, to] = await Promise.all([deps.endpointsOf(input.from), deps.endpointsOf(input.to)]);
     return {
@@ -106,22 +110,29 @@ export function createMoveActivities(deps: ActivityDeps): MoveActivities {
       partitions: input.partitions,
       datasets: prepared.datasets.map(({ prefix, dataset }) => ({ prefix: prefix as Prefix, dataset })),
       signal: cancellationSignal(),
-      ...(onRows ? { onRows } : {}),
+      ...more,
     };
   }
 
   return refusingByType<MoveActivities>({
     /** Repeatable: rows and ledger commit together in the target, so a rerun goes on after the last commit. */
     async preCopy(input) {
-      return beating(async () => {
-        const { command, target } = await claim(input);
+      let pace: Pace | null = null;
+      let jobsCopied = 0;
+      const progress = (): CopyProgress => ({ move: input.move, jobsCopied, ...(pace?.state() ?? UNTHROTTLED) });
+      const run = async (): Promise<{ jobsCopied: number; passes: number }> => {
+        const { command, source, target, ring } = await claim(input);
         await check(input, await roomOf(input.to)); // before anything of it is at the target
         const prepared = await target.prepare(command, cancellationSignal());
         await check(input, null); // and what was made for it
-        let jobsCopied = 0;
-        const job = await copyJob(input, command, prepared, (rows) => {
-          jobsCopied += rows;
-          heartbeat({ move: input.move, jobsCopied }); // for people: where to go on from stands in the ledger
+        const { ringStore, log } = deps;
+        pace = createPace({ ringStore, ring, source, target, move: input.move, signal: cancellationSignal(), log });
+        const job = await copyJob(input, command, prepared, {
+          throttle: pace.throttle,
+          onRows: (rows) => {
+            jobsCopied += rows;
+            heartbeat(progress()); // for people: where to go on from stands in the ledger
+          },
         });
         return withCopy(job, async (copy) => {
           let before = Number.POSITIVE_INFINITY;
@@ -132,7 +143,10 @@ export function createMoveActivities(deps: ActivityDeps): MoveActivities {
             before = rows;
           }
         });
-      }).catch(staleIsWeather);
+      };
+      return beating(run, progress)
+        .finally(() => pace?.stop())
+        .catch(staleIsWeather);
     },
 
     async cutOver(input) {

@@ -127,6 +127,17 @@ export interface MoveActivityInput extends AskingAsHolder {
   readonly partitions: readonly PartitionIndex[];
 }
 
+/** Details of the heartbeats of `preCopy`: for people, some seconds old at most. */
+export interface CopyProgress {
+  readonly move: MoveId;
+  /** By this attempt. */
+  readonly jobsCopied: number;
+  /** `bytesPerSecond`, or `brake: …`; null: as fast as it can. A throttled copy is no stalled one. */
+  readonly throttledBy: string | null;
+  /** What it may stream in a second at present; null: no limit. */
+  readonly bytesPerSecond: number | null;
+}
+
 export type CutOverResult =
   | { readonly result: 'handed over'; readonly jobsMoved: number; readonly jobsCopied: number }
   /** This try is over and undone; another may succeed: HOLD_DEADLINE, QUIESCE_TIMEOUT, VERIFY_MISMATCH, MOVE_ABORTED (by the source's dead-man) … */

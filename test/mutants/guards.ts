@@ -67,6 +67,15 @@ export const guards: readonly Guard[] = [
       only: 'the wait ends with the reason of the abort',
     },
   ]),
+  ...of('node/processor.ts', 'test/node/delivery.int.test.ts', [
+    {
+      name: 'a processing whose COMMIT was lost wakes the delivery',
+      because: 'P1: an event that was acknowledged is delivered, without waiting for the next one',
+      find: 'if (error instanceof OutcomeUnknown) this.#deps.onProcessed(',
+      replace: 'if (isSuperseded(error)) this.#deps.onProcessed(',
+      only: 'whose processing was committed although its COMMIT was lost',
+    },
+  ]),
   ...of('node/delivery.ts', 'test/node/load.int.test.ts', [
     {
       name: 'what waits for a slow destination is no load of the node',
