@@ -1,5 +1,5 @@
 /** Partition ids in the tables, and putting away what a node holds of partitions that it does not own. */
-import type { ClientBase } from 'pg';
+import type { ClientBase, Pool } from 'pg';
 import { type PartitionIndex, partitionIndexOf } from '../ring/partition.ts';
 import { type Dataset, jobsTable, selectAttached, statusTable } from './sql/datasets.ts';
 import {
@@ -11,7 +11,7 @@ import {
 } from './sql/pending.ts';
 
 /** Attached datasets, ascending. */
-export async function attachedDatasets(client: ClientBase): Promise<Dataset[]> {
+export async function attachedDatasets(client: ClientBase | Pool): Promise<Dataset[]> {
   return (await client.query<Dataset>(selectAttached)).rows;
 }
 
@@ -58,14 +58,15 @@ export interface PuttingAway {
 /**
  * Whatever is pending here for partitions that this node doesn't own was delivered or will be elsewhere: it is marked `migrated`, with the move by which the
  * partition left (`null`: unknown), and the window of messageIds, which went along, is forgotten. This looks what there is, and changes nothing.
- * The caller knows the partitions closed: nothing is added to them until they are opened, and then what was planned for them counts no more.
+ * In the caller's transaction, who knows the partitions closed: nothing is added to them until they are opened, and then what was planned for them counts no more.
  */
 export async function planPutAway(
   client: ClientBase,
   partitions: ReadonlyMap<PartitionIndex, string | null>,
 ): Promise<PuttingAway> {
   const wanted = new Set(partitions.keys());
-  const found = await partitionIdsByDataset(client, await attachedDatasets(client), wanted);
+  const datasets = (await client.query<Dataset>(`${selectAttached} FOR KEY SHARE`)).rows; // none of them is dropped before this transaction ends
+  const found = await partitionIdsByDataset(client, datasets, wanted);
   const windows = await client.query<{ partition: number }>(partitionsWithWindow, [[...wanted]]);
   return {
     todo: [

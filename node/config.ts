@@ -35,6 +35,13 @@ export interface NodeLimits {
   readonly messageWindowMs: number;
   readonly pruneEveryMs: number;
   readonly pruneRows: number;
+  /** A live dataset that has so many rows, or bytes, is followed by a new one. */
+  readonly datasetRowsMax: number;
+  readonly datasetBytesMax: number;
+  /** Between two looks at the datasets: is one full, are all jobs of one done. */
+  readonly datasetsEveryMs: number;
+  /** What was moved away or came by a move is kept so long, also when all its jobs are done. */
+  readonly movedKeepMs: number;
   /** gw jobs in one processing transaction. */
   readonly processBatch: number;
   /** Jobs remembered (without payload) for one destination, of one partition of it, of one user of it. */
@@ -79,6 +86,10 @@ const limitRanges: Readonly<Record<keyof NodeLimits, readonly [number, number, n
   messageWindowMs: [15 * 60_000, 0, 7 * 86_400_000],
   pruneEveryMs: [5_000, 10, 3_600_000],
   pruneRows: [5_000, 1, 100_000],
+  datasetRowsMax: [100_000, 1, 100_000_000],
+  datasetBytesMax: [300 * 1_024 * 1_024, 8_192, 2 ** 40],
+  datasetsEveryMs: [5_000, 10, 3_600_000],
+  movedKeepMs: [3_600_000, 0, 30 * 86_400_000],
   processBatch: [1_000, 1, 10_000],
   bufferJobsMax: [50_000, 1, 1_000_000],
   bufferPartitionJobsMax: [4_096, 1, 1_000_000],

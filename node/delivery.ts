@@ -16,6 +16,7 @@ import { describeError } from '../kit/errors.ts';
 import { type Logger, now } from '../kit/log.ts';
 import type { PartitionIndex } from '../ring/partition.ts';
 import type { DestinationConfig, NodeConfig, NodeLimits } from './config.ts';
+import { withDatasets } from './dataset-list.ts';
 import type { Health } from './health.ts';
 import { Kick, LoopBackoff } from './kick.ts';
 import { type Job, type Lane, Lanes, type LoadedRow } from './lanes.ts';
@@ -126,6 +127,13 @@ export class Delivery {
     }
   }
 
+  readAfresh(): void {
+    for (const { lanes, load } of this.#destinations) {
+      lanes.openedAgain();
+      load.kick();
+    }
+  }
+
   /** Starts nothing more of these. */
   forget(partitions: readonly PartitionIndex[]): void {
     for (const { lanes } of this.#destinations) for (const partition of partitions) lanes.forget(partition);
@@ -216,11 +224,13 @@ export class Delivery {
     const partitions = [...new Set([...results, ...heads].map(({ lane }) => lane.place.partition))];
     let done: { entered: EnteredPartitions; payloads: Map<number, Payload> };
     try {
-      done = await this.#transactions.run(partitions, async (client, entered) => {
-        const writable = results.filter(({ lane }) => isWritable(entered, lane));
-        const startable = heads.filter(({ lane }) => isOpen(entered, lane) && !lane.place.closed);
-        return { entered, payloads: await this.#write(client, writable, startable) };
-      });
+      done = await withDatasets(this.#deps.topology, (datasets) =>
+        this.#transactions.run(partitions, async (client, entered) => {
+          const writable = results.filter(({ lane }) => isWritable(entered, lane));
+          const startable = heads.filter(({ lane }) => isOpen(entered, lane) && !lane.place.closed);
+          return { entered, payloads: await this.#write(client, new Set(rtDatasets(datasets)), writable, startable) };
+        }),
+      );
     } catch (error) {
       // Written or not: writing a result or a mark again changes nothing.
       this.#results.unshift(...(isDataError(error) ? results.map(withoutResponse) : results));
@@ -262,9 +272,16 @@ export class Delivery {
   }
 
   /** Gives the payloads of `heads`. */
-  async #write(client: PoolClient, results: readonly Result[], heads: readonly Head[]): Promise<Map<number, Payload>> {
+  async #write(
+    client: PoolClient,
+    datasets: ReadonlySet<number>,
+    results: readonly Result[],
+    heads: readonly Head[],
+  ): Promise<Map<number, Payload>> {
     const payloads = new Map<number, Payload>();
     for (const dataset of new Set([...results, ...heads].map(({ job }) => job.dataset))) {
+      // Nothing is pending in a dataset that has gone: a result of it is there already, its commit's answer was lost.
+      if (!datasets.has(dataset)) continue;
       const written = results.filter(({ job }) => job.dataset === dataset);
       const marked = heads.filter(({ job }) => job.dataset === dataset);
       const rows = await client.query<Payload & { job_id: string }>(
@@ -391,21 +408,14 @@ export class Delivery {
     const since = performance.now();
     destination.readingSince = since;
     try {
-      const { topology, workspaces } = this.#deps;
-      const datasets = topology.datasets();
-      const { partitions, partitionIds, after } = await workspaces.expand(places);
-      await this.#read(
-        lanes,
-        selectUndelivered(rtDatasets(datasets)),
-        [partitions, partitionIds, after, limit, config.id],
-        (rows) => {
-          for (const { place, partition, after: from } of places) {
-            const mine = (rows.get(partition) ?? []).slice(0, limit);
-            lanes.load(place, mine, mine.at(-1)?.id ?? from);
-            if (mine.length === limit) place.dirty = true;
-          }
-        },
-      );
+      const { partitions, partitionIds, after } = await this.#deps.workspaces.expand(places);
+      await this.#read(lanes, selectUndelivered, [partitions, partitionIds, after, limit, config.id], (rows) => {
+        for (const { place, partition, after: from } of places) {
+          const mine = (rows.get(partition) ?? []).slice(0, limit);
+          lanes.load(place, mine, mine.at(-1)?.id ?? from);
+          if (mine.length === limit) place.dirty = true;
+        }
+      });
     } catch (error) {
       for (const { place } of places) place.dirty = true;
       throw error;
@@ -420,15 +430,13 @@ export class Delivery {
     const refillable = lanes.refillable();
     if (!refillable) return false;
     const { place, lanes: wanted } = refillable;
-    const { topology, workspaces } = this.#deps;
-    const datasets = topology.datasets();
     const from = { partition: place.partition, after: Math.min(...wanted.map(({ after }) => after)) };
     const upTo = place.after;
-    const { partitions, partitionIds, after } = await workspaces.expand([from]);
+    const { partitions, partitionIds, after } = await this.#deps.workspaces.expand([from]);
     const users = wanted.map(({ lane }) => lane.userKey);
     await this.#read(
       lanes,
-      selectUndeliveredOfUsers(rtDatasets(datasets)),
+      selectUndeliveredOfUsers,
       [partitions, partitionIds, after, ROWS_PER_LOAD, config.id, users, upTo],
       (rows) => {
         const mine = (rows.get(place.partition) ?? []).slice(0, ROWS_PER_LOAD);
@@ -440,20 +448,22 @@ export class Delivery {
 
   async #read(
     lanes: Lanes,
-    text: string,
+    statement: (datasets: readonly number[]) => string,
     values: unknown[],
     apply: (rows: Map<PartitionIndex, LoadedRow[]>) => void,
   ): Promise<void> {
     lanes.reading = true;
     try {
-      const read = await this.#deps.session.pool.query<{
-        partition: number;
-        job_id: string;
-        dataset: number;
-        user_id: string;
-        attempts: number;
-        retryInMs: number;
-      }>(prepared(text, values));
+      const read = await withDatasets(this.#deps.topology, (datasets) =>
+        this.#deps.session.pool.query<{
+          partition: number;
+          job_id: string;
+          dataset: number;
+          user_id: string;
+          attempts: number;
+          retryInMs: number;
+        }>(prepared(statement(rtDatasets(datasets)), values)),
+      );
       const rows = new Map<PartitionIndex, LoadedRow[]>();
       for (const { partition, job_id, dataset, user_id, attempts, retryInMs } of read.rows) {
         const row = {

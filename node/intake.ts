@@ -14,6 +14,7 @@ import { describeError } from '../kit/errors.ts';
 import type { Logger } from '../kit/log.ts';
 import { type PartitionIndex, partitionOf } from '../ring/partition.ts';
 import type { NodeConfig, SourceConfig } from './config.ts';
+import { liveDataset, withDatasets } from './dataset-list.ts';
 import type { IncomingEvent } from './event.ts';
 import type { Health } from './health.ts';
 import { earliest, RecentTimes } from './load.ts';
@@ -198,20 +199,22 @@ export class Intake {
   async #commitTogether(group: readonly WaitingRequest[]): Promise<void> {
     const { topology, onStored, metrics } = this.#deps;
     const version = topology.ring().version; // before the states are read: what they say is at least as new
-    const dataset = topology.datasets().findLast(({ prefix, move }) => prefix === 'gw' && move === null);
-    if (!dataset) throw new Error('the list of datasets is not known yet');
     const all = [...new Set(group.flatMap((request) => request.partitions))];
-    const done = await this.#transactions.run(all, async (client, entered) => {
-      const accepted: WaitingRequest[] = [];
-      const refused: [WaitingRequest, HttpRefusal][] = [];
-      for (const request of group) {
-        const why = refusalOf(request.partitions, entered, version);
-        if (why) refused.push([request, why]);
-        else accepted.push(request);
-      }
-      const stored = accepted.length > 0 ? await this.#insert(client, dataset.dataset, accepted) : 0;
-      return { accepted, refused, stored };
-    });
+    const done = await withDatasets(topology, () =>
+      this.#transactions.run(all, async (client, entered) => {
+        const accepted: WaitingRequest[] = [];
+        const refused: [WaitingRequest, HttpRefusal][] = [];
+        for (const request of group) {
+          const why = refusalOf(request.partitions, entered, version);
+          if (why) refused.push([request, why]);
+          else accepted.push(request);
+        }
+        // The live dataset as it is now: while this waited for the locks it may have been followed by another.
+        const { dataset } = liveDataset(topology.datasets(), 'gw');
+        const stored = accepted.length > 0 ? await this.#insert(client, dataset, accepted) : 0;
+        return { accepted, refused, stored };
+      }),
+    );
     for (const [request, why] of done.refused) request.reject(why);
     for (const request of done.accepted) request.resolve();
     const taken = done.accepted.reduce((sum, request) => sum + request.events.length, 0);

@@ -99,6 +99,11 @@ export class Lanes {
     this.#places.set(partition, { partition, after: 0, dirty: true, jobs: 0, lanes: new Set(), closed: false });
   }
 
+  /** All that are open are read from their lowest id again. */
+  openedAgain(): void {
+    for (const partition of [...this.#places.keys()]) this.opened(partition);
+  }
+
   /** Only what is active stays, and of it only that one job. */
   forget(partition: PartitionIndex): void {
     const place = this.#places.get(partition);

@@ -10,6 +10,8 @@ import { describeError } from '../kit/errors.ts';
 import type { Logger } from '../kit/log.ts';
 import type { NodeConfig } from './config.ts';
 import { createControlApi } from './control.ts';
+import { DatasetKeeper } from './dataset-keeper.ts';
+import { type DatasetList, withDatasets } from './dataset-list.ts';
 import { Gateway } from './gateway.ts';
 import { Health } from './health.ts';
 import { Intake } from './intake.ts';
@@ -19,7 +21,8 @@ import type { NodeSession, NodeTopology, NodeWork } from './work.ts';
 import { WorkingParts } from './working-parts.ts';
 
 /** What a node needs of its steward (steward.ts; tests have simpler ones). */
-export type NodeSteward = NodeControl & NodeTopology & { start(): Promise<void>; stop(): Promise<void> };
+export type NodeSteward = NodeControl &
+  NodeTopology & { readonly datasetList: DatasetList; start(): Promise<void>; stop(): Promise<void> };
 
 export interface NodeDeps {
   readonly config: NodeConfig;
@@ -60,6 +63,12 @@ export async function startNode({ config, session, makeSteward, log, onSupersede
   const steward = makeSteward(work);
   const intake = new Intake({ ...shared, onStored: (partitions) => work.stored(partitions) });
   const messageWindow = new MessageWindow({ ...shared, limits: config.limits });
+  const keeper = new DatasetKeeper({
+    ...shared,
+    list: steward.datasetList,
+    limits: config.limits,
+    onMissed: () => work.readAfresh(),
+  });
   const { health, metrics } = shared;
 
   const ping = cached(PING_MS, async () => {
@@ -104,7 +113,7 @@ export async function startNode({ config, session, makeSteward, log, onSupersede
     await Promise.race([intake.stop(), delay(1_000, undefined, { ref: false })]);
     await Promise.race([work.end(config.limits.endMs), delay(config.limits.endMs + 2_000, undefined, { ref: false })]);
     await Promise.race([
-      Promise.all([messageWindow.stop(), steward.stop(), control.close()]),
+      Promise.all([messageWindow.stop(), keeper.stop(), steward.stop(), control.close()]),
       delay(2_000, undefined, { ref: false }),
     ]);
     await Promise.race([session.pool.end(), delay(1_000, undefined, { ref: false })]);
@@ -113,6 +122,7 @@ export async function startNode({ config, session, makeSteward, log, onSupersede
     work.start();
     await steward.start();
     messageWindow.start();
+    keeper.start();
     const controlUrl = await control.listen({ host: config.host, port: config.controlPort });
     const gatewayUrl = await gateway.listen();
     let ending: Promise<void> | null = null;
@@ -127,14 +137,16 @@ async function countPending(
   session: NodeSession,
   topology: NodeTopology,
 ): Promise<{ prefix: string; destination: string; count: number }[]> {
-  const counts: { prefix: string; destination: string; count: number }[] = [];
-  for (const { prefix, dataset } of topology.datasets()) {
-    const counted = await session.pool.query<{ destination: string | null; count: number }>(
-      countPendingByDestination(prefix, dataset),
-    );
-    for (const { destination, count } of counted.rows) counts.push({ prefix, destination: destination ?? '', count });
-  }
-  return counts;
+  return withDatasets(topology, async (datasets) => {
+    const counts: { prefix: string; destination: string; count: number }[] = [];
+    for (const { prefix, dataset } of datasets) {
+      const counted = await session.pool.query<{ destination: string | null; count: number }>(
+        countPendingByDestination(prefix, dataset),
+      );
+      for (const { destination, count } of counted.rows) counts.push({ prefix, destination: destination ?? '', count });
+    }
+    return counts;
+  });
 }
 
 /** At most one call each `ms`; who comes between gets the last result, or waits for the one that is under way. */

@@ -2,14 +2,16 @@
 import type { QueryConfig } from 'pg';
 
 const names = new Map<string, string>();
-/** Texts name datasets, whose lists change with every move; what a connection has prepared it keeps. Beyond this many, statements are planned each time. */
+/** Texts name datasets, whose list changes with every move and roll-over: what was used longest ago is forgotten. A connection keeps what it has prepared until it is replaced (session.ts). */
 const NAMES_MAX = 500;
+let given = 0;
 
 export function prepared(text: string, values: unknown[]): QueryConfig {
-  let name = names.get(text);
-  if (name === undefined && names.size < NAMES_MAX) {
-    name = `rm${names.size}`;
-    names.set(text, name);
-  }
-  return name === undefined ? { text, values } : { name, text, values };
+  const known = names.get(text);
+  if (known !== undefined) names.delete(text);
+  else given += 1;
+  const name = known ?? `rm${given}`;
+  names.set(text, name);
+  if (names.size > NAMES_MAX) names.delete(names.keys().next().value!);
+  return { name, text, values };
 }

@@ -13,6 +13,7 @@ import { describeError } from '../kit/errors.ts';
 import { type Logger, now } from '../kit/log.ts';
 import type { PartitionIndex } from '../ring/partition.ts';
 import type { NodeConfig } from './config.ts';
+import { liveDataset, withDatasets } from './dataset-list.ts';
 import type { Health } from './health.ts';
 import { Kick, LoopBackoff } from './kick.ts';
 import { earliest, RecentTimes } from './load.ts';
@@ -92,6 +93,10 @@ export class Processor {
     this.#kick.kick();
   }
 
+  readAfresh(): void {
+    this.opened([...this.#cursors.keys()]);
+  }
+
   /** Starts nothing more of these. */
   forget(partitions: readonly PartitionIndex[]): void {
     for (const partition of partitions) {
@@ -164,22 +169,23 @@ export class Processor {
 
   async #process(batch: readonly Cursor[]): Promise<void> {
     const { topology, metrics, onProcessed, onIdle } = this.#deps;
-    const datasets = topology.datasets();
     const partitions = batch.map(({ partition }) => partition);
     const limit = Math.max(ROWS_PER_PARTITION_MIN, Math.ceil(this.#deps.config.limits.processBatch / batch.length));
     this.#inTransaction = new Set(partitions);
     try {
-      const { rows, notOpen, processed } = await this.#transactions.run(partitions, async (client, entered) => {
-        const isOpen = ({ partition }: Cursor): boolean => entered.get(partition)?.state === 'open';
-        // Also not what was forgotten while we waited for the locks.
-        const readable = batch.filter((cursor) => isOpen(cursor) && this.#cursors.get(cursor.partition) === cursor);
-        const rows = await this.#select(client, datasets, readable, limit);
-        return {
-          rows,
-          notOpen: batch.filter((cursor) => !isOpen(cursor)),
-          processed: await this.#write(client, datasets, [...rows.values()].flat()),
-        };
-      });
+      const { rows, notOpen, processed } = await withDatasets(topology, (datasets) =>
+        this.#transactions.run(partitions, async (client, entered) => {
+          const isOpen = ({ partition }: Cursor): boolean => entered.get(partition)?.state === 'open';
+          // Also not what was forgotten while we waited for the locks.
+          const readable = batch.filter((cursor) => isOpen(cursor) && this.#cursors.get(cursor.partition) === cursor);
+          const rows = await this.#select(client, datasets, readable, limit);
+          return {
+            rows,
+            notOpen: batch.filter((cursor) => !isOpen(cursor)),
+            processed: await this.#write(client, [...rows.values()].flat()),
+          };
+        }),
+      );
       for (const cursor of batch) {
         const read = rows.get(cursor.partition) ?? [];
         cursor.after = read.at(-1)?.id ?? cursor.after;
@@ -224,7 +230,7 @@ export class Processor {
   }
 
   /** The rt jobs and the statuses of `rows`. Gives the number of jobs processed. */
-  async #write(client: PoolClient, datasets: readonly Dataset[], rows: readonly Row[]): Promise<number> {
+  async #write(client: PoolClient, rows: readonly Row[]): Promise<number> {
     if (rows.length === 0) return 0;
     const at = now();
     for (const { partition } of rows) this.lastStarts.set(partition, at);
@@ -254,8 +260,8 @@ export class Processor {
       }
     }
     if (jobs.ids.length > 0) {
-      const target = datasets.findLast(({ prefix, move }) => prefix === 'rt' && move === null);
-      if (!target) throw new Error('the list of datasets is not known yet');
+      // As it is now: while this waited for the locks it may have been followed by another.
+      const target = liveDataset(this.#deps.topology.datasets(), 'rt');
       const sources = [...jobs.datasets].sort((a, b) => a - b);
       await client.query(prepared(insertForDestinations(target.dataset, sources), [jobs.ids, jobs.destinations]));
     }

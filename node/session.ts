@@ -3,6 +3,9 @@ import { migrateJobsDb } from '../jobsdb/migrate.ts';
 import { createPool } from '../jobsdb/pool.ts';
 import type { NodeSession } from './work.ts';
 
+/** A connection is replaced after this: it keeps plans for datasets that have long gone. */
+const CONNECTION_LIFE_S = 1_800;
+
 export interface SessionOptions {
   readonly node: string;
   readonly clusterId: string;
@@ -18,7 +21,11 @@ export interface SessionOptions {
 export async function openSession(options: SessionOptions): Promise<NodeSession> {
   await migrateJobsDb(options.databaseUrl);
   const connection = { connectionString: options.databaseUrl, application_name: 'ringmaster node' };
-  const pool = createPool({ ...connection, max: options.connectionsMax ?? 12 });
+  const pool = createPool({
+    ...connection,
+    max: options.connectionsMax ?? 12,
+    maxLifetimeSeconds: CONNECTION_LIFE_S,
+  });
   const raised = await pool.query<{ instance: string; database_id: string }>(
     'SELECT * FROM ringmaster.raise_instance()',
   );

@@ -29,20 +29,14 @@ import {
   selectStates,
   setSettled,
 } from '../jobsdb/sql/partitions.ts';
-import {
-  attachedDatasets,
-  countPending,
-  dropImport,
-  type PuttingAway,
-  planPutAway,
-  putAwayNext,
-} from '../jobsdb/stale.ts';
+import { countPending, dropImport, type PuttingAway, planPutAway, putAwayNext } from '../jobsdb/stale.ts';
 import { CodedError, describeError } from '../kit/errors.ts';
 import { type Logger, now } from '../kit/log.ts';
 import type { MoveId, RecordedEvent } from '../ring/events.ts';
 import { formatPartitions, type PartitionIndex } from '../ring/partition.ts';
 import { fold, isMember, moveOf, noRing, type OpenMove, type Ring } from '../ring/ring.ts';
 import { decideAndAppend, type RingStore } from '../ringstore/ringstore.ts';
+import { DatasetList, isMissingTable } from './dataset-list.ts';
 import type { NodeSession, NodeTopology, NodeWork } from './work.ts';
 
 /** How long a command waits for this node to have folded its token. */
@@ -58,6 +52,8 @@ const SETTLE_PARTITIONS = 16;
 /** Rows that are looked at in one turn of putting away, which is one transaction: some 40 ms. */
 const PUT_AWAY_ROWS = 2_000;
 const RETRY_MS_MAX = 2_000;
+/** A count is begun anew where a dataset has gone meanwhile. */
+const COUNT_TRIES_MAX = 5;
 
 interface Row {
   readonly state: PartitionState;
@@ -81,12 +77,12 @@ export class Steward implements NodeControl, NodeTopology {
   readonly #store: RingStore;
   readonly #work: NodeWork;
   readonly #log: Logger;
+  readonly datasetList: DatasetList;
   readonly #stopping = new AbortController();
   readonly #deadMen = new Map<MoveId, { timer: NodeJS.Timeout; fenced: boolean }>();
   readonly #foldWaiters = new Set<() => void>();
   #ring: Ring;
   #rows = new Map<PartitionIndex, Row>();
-  #datasets: readonly Dataset[] = [];
   #foldedVersion = 0;
   #settledVersion = 0;
   /** Not owned, and not looked through since: may hold stale rows. */
@@ -111,6 +107,7 @@ export class Steward implements NodeControl, NodeTopology {
     this.#store = deps.ringStore;
     this.#work = deps.work;
     this.#log = deps.log;
+    this.datasetList = new DatasetList(deps.session.pool);
     this.#putAwayRows = deps.putAwayRows ?? PUT_AWAY_ROWS;
     this.#ring = noRing(deps.session.clusterId);
   }
@@ -120,7 +117,7 @@ export class Steward implements NodeControl, NodeTopology {
   }
 
   datasets(): readonly Dataset[] {
-    return this.#datasets;
+    return this.datasetList.current();
   }
 
   /** Reads what this node knows, folds the log, opens what it owns. Resolves when it serves, or knows that it must not. */
@@ -193,16 +190,29 @@ export class Steward implements NodeControl, NodeTopology {
   }
 
   async countPending(): Promise<number> {
-    return this.#withClient((client) => countPending(client));
+    for (let tries = 1; ; tries += 1) {
+      try {
+        return await this.#withClient((client) => countPending(client));
+      } catch (error) {
+        // A dataset whose jobs are all done may go while this counts.
+        if (!isMissingTable(error) || tries === COUNT_TRIES_MAX) throw error;
+      }
+    }
   }
 
   async prepare(command: MoveCommand): Promise<ImportTarget> {
     await this.#folded(command.token);
     let rest: PuttingAway | null = null;
     for (;;) {
-      const done = await this.#inTurn(() => this.#prepareNext(command, rest));
-      if ('datasets' in done) return done;
-      rest = done.rest;
+      try {
+        const done = await this.#inTurn(() => this.#prepareNext(command, rest));
+        if ('datasets' in done) return done;
+        rest = done.rest;
+      } catch (error) {
+        // A dataset of the plan has gone, all its jobs being done: a new plan knows it no more.
+        if (rest === null || !isMissingTable(error)) throw error;
+        rest = null;
+      }
     }
   }
 
@@ -297,8 +307,8 @@ export class Steward implements NodeControl, NodeTopology {
         this.#rows.set(partition, { state, token: Number(token), move });
         if (state === 'closed') this.#unsettled.add(partition);
       }
-      this.#datasets = await attachedDatasets(client);
     });
+    await this.datasetList.read();
     // A deadline is monotonic where it is kept: a restarted node gives a quiesce or fence that it finds its whole time again.
     for (const [, row] of this.#rows) {
       if (row.move !== null) this.#armDeadMan(row.move, QUIESCED_SLACK_MS, row.state === 'fenced');
@@ -364,7 +374,7 @@ export class Steward implements NodeControl, NodeTopology {
     // Events that change no state here need no write: a restarted node folds them again.
     if (changes.size > 0) {
       const imports = [...new Set(opening.flatMap((partition) => gained.get(partition) ?? []))];
-      this.#datasets = await this.#once<Dataset>(follow, [
+      const datasets = await this.#once<Dataset>(follow, [
         this.#session.instance,
         opening,
         closing,
@@ -372,6 +382,7 @@ export class Steward implements NodeControl, NodeTopology {
         last.version,
         last.hash,
       ]);
+      this.datasetList.attached(datasets.filter(({ move }) => move !== null && imports.includes(move)));
     }
     for (const [partition, state] of changes) this.#rows.set(partition, { state, token: last.version, move: null });
     // A partition that this database never knew has nothing to put away.
@@ -553,12 +564,17 @@ export class Steward implements NodeControl, NodeTopology {
     }
     do {
       this.#settling = 'yes';
-      let more = true;
-      while (more) {
+      for (let more = true, again = false; more; ) {
         try {
           more = await this.#inTurn(() => this.#settleNext());
+          again = false;
         } catch (error) {
           if (this.#stopping.signal.aborted) return;
+          // A dataset of the plan has gone, all its jobs being done: a new plan knows it no more.
+          if (isMissingTable(error) && !again) {
+            again = true;
+            continue;
+          }
           this.#log.warn({ error: describeError(error) }, 'putting away stale jobs: will try again');
           await delay(RETRY_MS_MAX, undefined, { ref: false, signal: this.#stopping.signal }).catch(() => undefined);
         }

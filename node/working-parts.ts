@@ -16,7 +16,7 @@ export class WorkingParts implements NodeWork {
   readonly #idleWaiters = new Set<() => void>();
 
   constructor(deps: WorkingPartsDeps) {
-    this.#workspaces = new Workspaces(deps.session.pool, deps.config.workspaceId, () => deps.topology.datasets());
+    this.#workspaces = new Workspaces(deps.session.pool, deps.config.workspaceId, deps.topology);
     const onIdle = (): void => {
       for (const look of this.#idleWaiters) look();
     };
@@ -48,6 +48,12 @@ export class WorkingParts implements NodeWork {
     this.#workspaces.forget();
     this.#processor.opened(partitions);
     this.#delivery.opened(partitions);
+  }
+
+  /** What is open is read from its lowest id again. */
+  readAfresh(): void {
+    this.#processor.readAfresh();
+    this.#delivery.readAfresh();
   }
 
   stop(partitions: readonly PartitionIndex[]): void {

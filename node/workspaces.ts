@@ -3,17 +3,19 @@ import type { Pool } from 'pg';
 import type { Dataset } from '../jobsdb/sql/datasets.ts';
 import { distinctPartitionIds } from '../jobsdb/sql/pending.ts';
 import { type PartitionIndex, partitionIdOf, partitionIndexOf } from '../ring/partition.ts';
+import { withDatasets } from './dataset-list.ts';
+import type { NodeTopology } from './work.ts';
 
 export class Workspaces {
   readonly #pool: Pool;
-  readonly #datasets: () => readonly Dataset[];
+  readonly #topology: Pick<NodeTopology, 'datasets'>;
   readonly #ids: Set<string>;
   #stale = true;
   #reading: Promise<void> | null = null;
 
-  constructor(pool: Pool, configured: string, datasets: () => readonly Dataset[]) {
+  constructor(pool: Pool, configured: string, topology: Pick<NodeTopology, 'datasets'>) {
     this.#pool = pool;
-    this.#datasets = datasets;
+    this.#topology = topology;
     this.#ids = new Set([configured]);
   }
 
@@ -28,7 +30,7 @@ export class Workspaces {
   ): Promise<{ partitions: number[]; partitionIds: string[]; after: number[] }> {
     // Also while another reads: a partition that is read without one of its workspaces would leave that one's jobs below its cursor.
     while (this.#stale || this.#reading) {
-      this.#reading ??= this.#read(this.#datasets()).finally(() => {
+      this.#reading ??= withDatasets(this.#topology, (datasets) => this.#read(datasets)).finally(() => {
         this.#reading = null;
       });
       await this.#reading;

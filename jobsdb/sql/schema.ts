@@ -330,6 +330,45 @@ BEGIN
   EXCEPTION WHEN SQLSTATE 'RM000' THEN NULL;
   END;
 END $$;
+
+-- Whether something of this dataset was moved away, or it was attached, within the last p_keep_ms milliseconds, by this database's clock.
+CREATE FUNCTION ringmaster.is_kept(d ringmaster.datasets, p_keep_ms double precision) RETURNS boolean LANGUAGE sql STABLE AS $$
+  SELECT coalesce(greatest(d.migrated_at, CASE WHEN d.move IS NOT NULL THEN coalesce(d.attached_at, d.made_at) END)
+    > now() - p_keep_ms * interval '1 millisecond', false)
+$$;
+
+-- Drops a dataset that is not live, not kept, and has no pending job above p_after (the caller has looked through what lies below: what is done stays done).
+-- The row first, then the tables, as those who read datasets from the table do; who would have to wait for longer than a moment gives up (55P03).
+CREATE FUNCTION ringmaster.drop_dataset(p_instance bigint, p_prefix text, p_dataset integer, p_after bigint, p_keep_ms double precision)
+RETURNS text LANGUAGE plpgsql SET lock_timeout = '100ms' AS $$
+DECLARE
+  jobs text := format('public.%I', p_prefix || '_jobs_' || p_dataset);
+  statuses text := format('public.%I', p_prefix || '_job_status_' || p_dataset);
+  d ringmaster.datasets;
+  current_instance bigint;
+  is_pending boolean;
+BEGIN
+  PERFORM pg_advisory_xact_lock_shared(${lockClass.instance}, 0);
+  SELECT n.instance INTO current_instance FROM ringmaster.node AS n;
+  IF current_instance IS DISTINCT FROM p_instance THEN
+    RAISE EXCEPTION 'instance % is no longer the node, % is', p_instance, current_instance USING ERRCODE = 'RM001';
+  END IF;
+  SELECT t.* INTO d FROM ringmaster.datasets AS t WHERE t.prefix = p_prefix AND t.dataset = p_dataset AND t.attached FOR UPDATE;
+  IF NOT FOUND OR ringmaster.is_kept(d, p_keep_ms) THEN RETURN 'kept'; END IF;
+  IF d.move IS NULL AND NOT EXISTS (SELECT FROM ringmaster.datasets AS t WHERE t.prefix = p_prefix AND t.move IS NULL AND t.dataset > p_dataset) THEN
+    RETURN 'kept';
+  END IF;
+  EXECUTE format('LOCK TABLE %s, %s IN ACCESS EXCLUSIVE MODE', jobs, statuses);
+  EXECUTE format($look$
+    SELECT EXISTS (
+      SELECT FROM %s AS j LEFT JOIN LATERAL (SELECT t.job_state FROM %s AS t WHERE t.job_id = j.job_id ORDER BY t.id DESC LIMIT 1) AS s ON true
+      WHERE j.job_id > $1 AND (s.job_state IS NULL OR s.job_state NOT IN (${terminalStates.map((state) => `'${state}'`).join(', ')})))
+  $look$, jobs, statuses) INTO is_pending USING p_after;
+  IF is_pending THEN RETURN 'pending'; END IF;
+  DELETE FROM ringmaster.datasets AS t WHERE t.prefix = p_prefix AND t.dataset = p_dataset;
+  EXECUTE format('DROP TABLE %s, %s', jobs, statuses);
+  RETURN 'dropped';
+END $$;
 `;
 
 export const migrations: readonly { readonly version: number; readonly sql: string }[] = [

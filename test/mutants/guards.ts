@@ -31,6 +31,7 @@ const of = (
 ): Guard[] => guards.map((guard) => ({ file, tests: typeof tests === 'string' ? [tests] : tests, ...guard }));
 
 const HELD_HERE = ['test/mutants/held-here.int.test.ts'];
+const DATASETS = ['test/node/datasets.int.test.ts'];
 const PUT_AWAY = ['test/jobsdb/put-away.int.test.ts'];
 const HELD_HERE_UNIT = ['test/mutants/held-here.unit.test.ts'];
 
@@ -760,6 +761,78 @@ export const guards: readonly Guard[] = [
       find: 'if (!isMember(ring, this.#session.node)) return false;',
       replace: '',
       only: 'and comes back with pending jobs, as from an older volume',
+    },
+  ]),
+
+  // ---- datasets that come and go
+
+  ...of('jobsdb/sql/schema.ts', DATASETS, [
+    {
+      name: 'a dataset with a pending job is not dropped (K1)',
+      because: 'P1',
+      find: "IF is_pending THEN RETURN 'pending'; END IF;",
+      replace: '',
+      only: 'is for a dataset without pending jobs, not for the live one',
+    },
+    {
+      name: 'the live dataset is not dropped (K1)',
+      because: 'P1: new jobs go there',
+      find: 't.move IS NULL AND t.dataset > p_dataset)',
+      replace: 't.move IS NULL AND t.dataset > 0)',
+      only: 'is for a dataset without pending jobs, not for the live one',
+    },
+    {
+      name: 'what was moved away is kept for the grace (K1)',
+      because: 'a certificate can be made, and looked into',
+      find: 'SELECT coalesce(greatest(d.migrated_at, CASE',
+      replace: 'SELECT coalesce(greatest(CASE',
+      only: 'waits for the grace after the last job was moved away',
+    },
+    {
+      name: 'an import that is not attached is not dropped by the keeper',
+      because: 'P1: it is the copy of a move that goes on',
+      find: 't.dataset = p_dataset AND t.attached FOR UPDATE;',
+      replace: 't.dataset = p_dataset FOR UPDATE;',
+      only: 'waits for the grace after an import was attached',
+    },
+    {
+      name: 'dropping a dataset queues in front of nobody (K3)',
+      because: 'live traffic would wait behind it',
+      find: "RETURNS text LANGUAGE plpgsql SET lock_timeout = '100ms'",
+      replace: "RETURNS text LANGUAGE plpgsql SET lock_timeout = '10s'",
+      only: 'gives up at once where somebody still reads',
+    },
+  ]),
+  ...of('node/dataset-keeper.ts', DATASETS, [
+    {
+      name: 'nothing is dropped while a move that names the node is open (K2)',
+      because: 'P1: source and target can still be compared',
+      find: '!ring.moves.some((move) => move.from === session.node || move.to === session.node)',
+      replace: 'ring.moves.length >= 0',
+      only: 'stays while a move that names the node is open',
+    },
+    {
+      name: 'what a dataset still holds is not looked over',
+      because: 'P1: a job that is pending is where the next look begins',
+      find: 'look.upTo = Number(row.pending) - 1;',
+      replace: 'look.upTo = Number(row.upTo);',
+      only: 'a dataset with one job that waits stays',
+    },
+  ]),
+  ...of('node/dataset-list.ts', DATASETS, [
+    {
+      name: 'a dataset is out of the list before it is dropped (K3)',
+      because: 'whoever asks anew must not meet a missing table',
+      find: 'this.#datasets = this.#datasets.filter((other) => keyOf(other) !== key);',
+      replace: '',
+      only: 'a statement that was built with an older list is run again with the newer one',
+    },
+    {
+      name: 'a statement that met a missing table is run again with the newer list',
+      because: 'a dataset that goes is no trouble',
+      find: 'if (!isMissingTable(error) || topology.datasets() === datasets) throw error;',
+      replace: 'throw error;',
+      only: 'a statement that was built with an older list is run again with the newer one',
     },
   ]),
 

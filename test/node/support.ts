@@ -2,12 +2,11 @@
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import type { Pool, PoolClient } from 'pg';
-import { pino } from 'pino';
+import { type Logger, pino } from 'pino';
 import { request } from 'undici';
 import type { ImportTarget, NodeStatus, PartitionState } from '../../dataplane/contract.ts';
 import type { Dataset } from '../../jobsdb/sql/datasets.ts';
 import { enterAlone } from '../../jobsdb/sql/partitions.ts';
-import { attachedDatasets } from '../../jobsdb/stale.ts';
 import {
   defaultLimits,
   type NodeConfig,
@@ -15,6 +14,7 @@ import {
   type NodeLimits,
   parseNodeConfigFile,
 } from '../../node/config.ts';
+import { DatasetList } from '../../node/dataset-list.ts';
 import { type NodeSteward, type RunningNode, startNode } from '../../node/node.ts';
 import { openSession } from '../../node/session.ts';
 import type { NodeSession, NodeWork } from '../../node/work.ts';
@@ -34,12 +34,13 @@ const setStates = `
 export class SimpleSteward implements NodeSteward {
   readonly #session: NodeSession;
   readonly #work: NodeWork;
-  #datasets: readonly Dataset[] = [];
+  readonly datasetList: DatasetList;
   #ring: Ring;
 
   constructor(session: NodeSession, work: NodeWork) {
     this.#session = session;
     this.#work = work;
+    this.datasetList = new DatasetList(session.pool);
     const nodes = [{ node: session.node, databaseId: session.databaseId, url: '' }];
     this.#ring = {
       ...noRing(session.clusterId),
@@ -52,15 +53,16 @@ export class SimpleSteward implements NodeSteward {
   }
 
   ring = (): Ring => this.#ring;
-  datasets = (): readonly Dataset[] => this.#datasets;
+  changeRing(change: Partial<Ring>): void {
+    this.#ring = { ...this.#ring, ...change };
+  }
+  datasets = (): readonly Dataset[] => this.datasetList.current();
 
   async start(): Promise<void> {
     await this.#session.pool.query(
       `INSERT INTO ringmaster.partitions (partition, state, token) SELECT p, 'open', 1 FROM generate_series(0, ${PARTITIONS - 1}) AS p ON CONFLICT DO NOTHING`,
     );
-    const client = await this.#session.pool.connect();
-    this.#datasets = await attachedDatasets(client);
-    client.release();
+    await this.datasetList.read();
     const open = await this.#session.pool.query<{ partition: number }>(
       "SELECT partition FROM ringmaster.partitions WHERE state = 'open'",
     );
@@ -102,23 +104,38 @@ export class SimpleSteward implements NodeSteward {
   fence = async (): Promise<void> => {};
 }
 
-export interface TestNode extends RunningNode {
+export interface RunningTestNode<S> extends RunningNode {
   readonly session: NodeSession;
-  readonly steward: SimpleSteward;
+  readonly steward: S;
   readonly superseded: unknown[];
 }
+export type TestNode = RunningTestNode<SimpleSteward>;
 
 export const CONTROL_TOKEN = 'a-token-for-tests-only';
+
+const simple = (session: NodeSession, work: NodeWork): SimpleSteward => new SimpleSteward(session, work);
 
 export async function startTestNode(
   databaseUrl: string,
   destinations: NodeConfigFile['sources'][number]['destinations'],
   limits: Partial<NodeLimits> = {},
+  logger: Logger = log,
 ): Promise<TestNode> {
-  const session = await openSession({ node: 'node-0', clusterId: 'test', databaseUrl });
+  return startNodeWith(simple, databaseUrl, destinations, limits, logger);
+}
+
+export async function startNodeWith<S extends NodeSteward>(
+  makeSteward: (session: NodeSession, work: NodeWork) => S,
+  databaseUrl: string,
+  destinations: NodeConfigFile['sources'][number]['destinations'],
+  limits: Partial<NodeLimits> = {},
+  logger: Logger = log,
+  name = 'node-0',
+): Promise<RunningTestNode<S>> {
+  const session = await openSession({ node: name, clusterId: 'test', databaseUrl });
   const superseded: unknown[] = [];
   const config: NodeConfig = {
-    node: 'node-0',
+    node: name,
     clusterId: 'test',
     databaseUrl,
     ringStoreUrl: '',
@@ -134,12 +151,12 @@ export async function startTestNode(
       } satisfies NodeConfigFile),
     ),
   };
-  let steward: SimpleSteward | undefined;
+  let steward: S | undefined;
   const node = await startNode({
     config,
     session,
-    log,
-    makeSteward: (work) => (steward = new SimpleSteward(session, work)),
+    log: logger,
+    makeSteward: (work) => (steward = makeSteward(session, work)),
     onSuperseded: (error) => superseded.push(error),
   });
   return { ...node, session, steward: steward!, superseded };
