@@ -55,6 +55,8 @@ interface Look {
   /** Rounds to pass before the next look, and how many that were last time. */
   rounds: number;
   waited: number;
+  /** A job came while the dataset was out of the list. */
+  missed: boolean;
 }
 
 export class DatasetKeeper {
@@ -139,7 +141,7 @@ export class DatasetKeeper {
   /** Gives the rows that were looked at. */
   async #lookAt(dataset: Dataset, rowsMax: number): Promise<number> {
     const key = keyOf(dataset);
-    const look = this.#looks.get(key) ?? { upTo: 0, rounds: 0, waited: 0 };
+    const look = this.#looks.get(key) ?? { upTo: 0, rounds: 0, waited: 0, missed: false };
     this.#looks.set(key, look);
     if (look.rounds > 0) {
       look.rounds -= 1;
@@ -157,13 +159,14 @@ export class DatasetKeeper {
       looked += row.looked;
       if (row.pending !== null) {
         look.upTo = Number(row.pending) - 1;
+        if (look.missed) this.#deps.onMissed(); // again: a user whose next job was in flight takes only what lies behind it
         this.#wait(look);
         return looked;
       }
       look.upTo = Number(row.upTo ?? look.upTo);
       look.waited = 0;
       if (row.looked < rows) {
-        if (await this.#drop(dataset, look.upTo)) this.#looks.delete(key);
+        if (await this.#drop(dataset, look)) this.#looks.delete(key);
         else this.#wait(look);
         return looked;
       }
@@ -176,7 +179,7 @@ export class DatasetKeeper {
     look.rounds = look.waited;
   }
 
-  async #drop(dataset: Dataset, upTo: number): Promise<boolean> {
+  async #drop(dataset: Dataset, look: Look): Promise<boolean> {
     const { session, limits, list, log, onMissed } = this.#deps;
     const { prefix, dataset: number, move } = dataset;
     const outcome = await list.without(dataset, async () => {
@@ -185,7 +188,7 @@ export class DatasetKeeper {
           session.instance,
           prefix,
           number,
-          upTo,
+          look.upTo,
           limits.movedKeepMs,
         ]);
         return done.rows[0]!.outcome;
@@ -195,7 +198,10 @@ export class DatasetKeeper {
       }
     });
     if (outcome === 'dropped') log.info({ prefix, dataset: number, move }, 'dataset dropped: all its jobs are done');
-    if (outcome === 'pending') onMissed();
+    if (outcome === 'pending') {
+      look.missed = true;
+      onMissed();
+    }
     return outcome === 'dropped';
   }
 }
