@@ -9,9 +9,14 @@
  *   D2 a user's next event starts after the former's result is durable with it: a crash repeats only what was in flight;
  *   D3 what `forget` names starts nothing more from the moment of the call, marked or not.
  */
-import type { PoolClient } from 'pg';
+import type { PoolClient, QueryConfig } from 'pg';
 import type { Dataset } from '../jobsdb/sql/datasets.ts';
-import { selectUndelivered, selectUndeliveredOfUsers, writeRound } from '../jobsdb/sql/delivery.ts';
+import {
+  selectUndelivered,
+  selectUndeliveredOfOthers,
+  selectUndeliveredOfUsers,
+  writeRound,
+} from '../jobsdb/sql/delivery.ts';
 import { describeError } from '../kit/errors.ts';
 import { type Logger, now } from '../kit/log.ts';
 import type { PartitionIndex } from '../ring/partition.ts';
@@ -71,6 +76,9 @@ interface Payload {
 
 const PARTITIONS_PER_LOAD = 64;
 const ROWS_PER_LOAD = 4_000;
+/** Past a long queue: users that are passed over, and rows that one read looks at. The other partitions wait for it. */
+const PASSED_USERS_MAX = 2_000;
+const ROWS_PER_PASSING = 40_000;
 
 export class Delivery {
   readonly #deps: DeliveryDeps;
@@ -409,13 +417,27 @@ export class Delivery {
     destination.readingSince = since;
     try {
       const { partitions, partitionIds, after } = await this.#deps.workspaces.expand(places);
-      await this.#read(lanes, selectUndelivered, [partitions, partitionIds, after, limit, config.id], (rows) => {
-        for (const { place, partition, after: from } of places) {
-          const mine = (rows.get(partition) ?? []).slice(0, limit);
-          lanes.load(place, mine, mine.at(-1)?.id ?? from);
-          if (mine.length === limit) place.dirty = true;
-        }
-      });
+      const passed = lanes.spilledUsers(places, PASSED_USERS_MAX);
+      const looked = Math.ceil(ROWS_PER_PASSING / places.length);
+      const values = [partitions, partitionIds, after, limit, config.id];
+      await this.#read(
+        lanes,
+        // What is passed over changes with each read: planned afresh, the planner knows it and builds a hash of it.
+        (datasets) =>
+          passed.length === 0
+            ? prepared(selectUndelivered(datasets), values)
+            : { text: selectUndeliveredOfOthers(datasets), values: [...values, passed, looked] },
+        (rows, ends) => {
+          for (const { place, partition, after: from } of places) {
+            const { upTo, more } = endOf(ends.get(partition) ?? []);
+            const found = rows.get(partition) ?? [];
+            const mine = (more ? found.filter(({ id }) => id <= upTo) : found).slice(0, limit);
+            const isCut = mine.length === limit;
+            lanes.load(place, mine, isCut ? mine.at(-1)!.id : Math.max(upTo, mine.at(-1)?.id ?? from));
+            if (isCut || more) place.dirty = true;
+          }
+        },
+      );
     } catch (error) {
       for (const { place } of places) place.dirty = true;
       throw error;
@@ -434,10 +456,10 @@ export class Delivery {
     const upTo = place.after;
     const { partitions, partitionIds, after } = await this.#deps.workspaces.expand([from]);
     const users = wanted.map(({ lane }) => lane.userKey);
+    const values = [partitions, partitionIds, after, ROWS_PER_LOAD, config.id, users, upTo];
     await this.#read(
       lanes,
-      selectUndeliveredOfUsers,
-      [partitions, partitionIds, after, ROWS_PER_LOAD, config.id, users, upTo],
+      (datasets) => prepared(selectUndeliveredOfUsers(datasets), values),
       (rows) => {
         const mine = (rows.get(place.partition) ?? []).slice(0, ROWS_PER_LOAD);
         lanes.refill(place, wanted, mine, mine.length < ROWS_PER_LOAD);
@@ -448,9 +470,8 @@ export class Delivery {
 
   async #read(
     lanes: Lanes,
-    statement: (datasets: readonly number[]) => string,
-    values: unknown[],
-    apply: (rows: Map<PartitionIndex, LoadedRow[]>) => void,
+    statement: (datasets: readonly number[]) => QueryConfig,
+    apply: (rows: Map<PartitionIndex, LoadedRow[]>, ends: Map<PartitionIndex, End[]>) => void,
   ): Promise<void> {
     lanes.reading = true;
     try {
@@ -459,13 +480,19 @@ export class Delivery {
           partition: number;
           job_id: string;
           dataset: number;
-          user_id: string;
+          user_id: string | null;
           attempts: number;
           retryInMs: number;
-        }>(prepared(statement(rtDatasets(datasets)), values)),
+          more?: boolean;
+        }>(statement(rtDatasets(datasets))),
       );
       const rows = new Map<PartitionIndex, LoadedRow[]>();
-      for (const { partition, job_id, dataset, user_id, attempts, retryInMs } of read.rows) {
+      const ends = new Map<PartitionIndex, End[]>();
+      for (const { partition, job_id, dataset, user_id, attempts, retryInMs, more } of read.rows) {
+        if (user_id === null) {
+          ends.set(partition, [...(ends.get(partition) ?? []), { id: Number(job_id), more: more === true }]);
+          continue;
+        }
         const row = {
           partition,
           id: Number(job_id),
@@ -478,11 +505,25 @@ export class Delivery {
         if (known) known.push(row);
         else rows.set(partition, [row]);
       }
-      apply(rows);
+      apply(rows, ends);
     } finally {
       lanes.reading = false;
     }
   }
+}
+
+/** How far a read has looked in one dataset of a partition. */
+interface End {
+  readonly id: number;
+  readonly more: boolean;
+}
+
+/** Up to which id everything was looked at. */
+function endOf(ends: readonly End[]): { upTo: number; more: boolean } {
+  const cut = ends.filter(({ more }) => more);
+  return cut.length > 0
+    ? { upTo: Math.min(...cut.map(({ id }) => id)), more: true }
+    : { upTo: Math.max(0, ...ends.map(({ id }) => id)), more: false };
 }
 
 const rtDatasets = (datasets: readonly Dataset[]): number[] =>

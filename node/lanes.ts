@@ -154,6 +154,21 @@ export class Lanes {
 
   // ---- loading
 
+  /**
+   * Users of whose rows `load` takes none in these places, as what came before did not fit: a read may pass over them. At most `max`; it holds until the next
+   * `refill`.
+   */
+  spilledUsers(places: readonly { readonly place: Place }[], max: number): string[] {
+    const users: string[] = [];
+    if (this.#spilled.size === 0) return users;
+    const wanted = new Set(places.map(({ place }) => place));
+    for (const lane of this.#spilled) {
+      if (users.length >= max) break;
+      if (wanted.has(lane.place)) users.push(lane.userKey);
+    }
+    return users;
+  }
+
   /** Between reading rows and loading them. */
   set reading(reading: boolean) {
     this.#reading = reading;
@@ -169,7 +184,9 @@ export class Lanes {
     for (const row of rows) {
       const lane = this.#laneFor(row.userKey, place);
       if (row.id <= lane.lastId) continue;
-      if (lane.spilled || lane.jobs.length >= this.#limits.userJobsMax) this.#setSpilled(lane, true);
+      // Of one that waits for a retry only that job is remembered, as of one that fails: many blocked users must not fill the memory.
+      const isFull = lane.backoff !== null || lane.jobs.length >= this.#limits.userJobsMax;
+      if (lane.spilled || isFull) this.#setSpilled(lane, true);
       else this.#push(lane, row);
     }
     place.after = Math.max(place.after, after);

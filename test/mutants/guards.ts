@@ -900,16 +900,24 @@ export const guards: readonly Guard[] = [
     {
       name: 'a job that is in flight is not started again by an opening (L3)',
       because: 'P3',
-      find: 'if (row.id <= lane.lastId) continue;\n      if (lane.spilled',
-      replace: 'if (lane.spilled',
+      find: 'if (row.id <= lane.lastId) continue;\n      // Of one that waits',
+      replace: '// Of one that waits',
       only: 'random steps keep order, repeat nothing and forget nothing',
     },
     {
       name: 'what did not fit into memory is not overtaken (L2)',
       because: 'P2',
-      find: 'if (lane.spilled || lane.jobs.length >= this.#limits.userJobsMax) this.#setSpilled',
-      replace: 'if (lane.jobs.length >= this.#limits.userJobsMax) this.#setSpilled',
+      find: 'if (lane.spilled || isFull) this.#setSpilled',
+      replace: 'if (isFull) this.#setSpilled',
       only: 'random steps keep order, repeat nothing and forget nothing',
+    },
+    {
+      name: 'of a user who waits for a retry one job is remembered',
+      because: 'P1: many blocked users do not fill the memory, so others are delivered',
+      find: 'const isFull = lane.backoff !== null || ',
+      replace: 'const isFull = ',
+      tests: ['test/node/delivery.int.test.ts'],
+      only: 'a long queue of users who wait for a retry keeps nobody else waiting, and is delivered in order when its time comes',
     },
     {
       name: 'while rows are being read no lane is forgotten (L4)',

@@ -249,6 +249,32 @@ describe('what a former process left', () => {
     expect(destination.received.map(({ attempt }) => attempt)).toEqual([3, 1]);
   });
 
+  test('a long queue of users who wait for a retry keeps nobody else waiting, and is delivered in order when its time comes', async () => {
+    await start({ bufferPartitionJobsMax: 60, bufferUserJobsMax: 10 });
+    await node.steward.set(all, 'paused');
+    const partition = partitionOf('<<>><<>>anna', PARTITIONS);
+    // 25 users of 40 jobs each, one behind the other in turn: more than the partition's memory. The first job of each has failed; one of them may soon be tried again.
+    await node.session.pool.query(
+      `WITH jobs AS (
+         INSERT INTO rt_jobs_1 (workspace_id, uuid, user_id, partition_id, parameters, custom_val, event_payload)
+         SELECT 'workspace', gen_random_uuid(), 'waiting-' || u, 'workspace-' || $1::integer, jsonb_build_object('destination_id', 'hook', 'message_id', 'waiting-' || u || '-' || n),
+           'WEBHOOK', jsonb_build_object('type', 'track', 'userId', 'waiting-' || u, 'n', n)
+         FROM generate_series(1, 40) AS n, generate_series(1, 25) AS u ORDER BY n, u RETURNING job_id, user_id
+       )
+       INSERT INTO rt_job_status_1 (job_id, job_state, attempt, retry_time)
+       SELECT min(job_id), 'failed', 1, now() + CASE user_id WHEN 'waiting-7' THEN interval '3 s' ELSE interval '1 h' END FROM jobs GROUP BY user_id`,
+      [partition],
+    );
+    await node.steward.set(all, 'open');
+    await send([event('anna', 1)]);
+    await delivered(1, 2_500);
+    expect(destination.accepted[0]).toMatchObject({ event: { userId: 'anna' } });
+    await delivered(41);
+    expectInOrder();
+    await send([event('anna', 2)]);
+    await delivered(42);
+  });
+
   test('a retry time that lies ahead is waited for, by the clock of the database', async () => {
     await start();
     destination.answer = () => ({ status: 503, headers: { 'retry-after': '2' } });

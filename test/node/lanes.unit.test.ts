@@ -19,6 +19,8 @@ interface TableRow {
   readonly userKey: string;
   attempts: number;
   done: boolean;
+  /** Before its first attempt here: it waits for a retry from an earlier life. */
+  readonly waitMs: number;
 }
 const outcome = (state: 'succeeded' | 'failed' | 'aborted') => ({ state, code: '', response: '', retryAfterMs: 0 });
 
@@ -38,12 +40,12 @@ function run(seed: number): void {
   const rowsOf = (partition: number, above: number, holds: (row: TableRow) => boolean): LoadedRow[] =>
     table
       .filter((row) => row.partition === partition && row.id > above && !row.done && holds(row))
-      .map((row) => ({ ...row, dataset: 1, retryInMs: 0 }));
+      .map((row) => ({ ...row, dataset: 1, retryInMs: row.attempts === 0 ? row.waitMs : 0 }));
   const steps: Record<string, () => void> = {
     insert: () => {
       if (table.length >= 150) return;
       const user = chance(0.4) ? users[0]! : pick(users);
-      table.push({ id: table.length + 1, ...user, attempts: 0, done: false });
+      table.push({ id: table.length + 1, ...user, attempts: 0, done: false, waitMs: chance(0.2) ? 6 : 0 });
       lanes.wake(user.partition);
     },
     open: () => {
@@ -64,16 +66,21 @@ function run(seed: number): void {
       if (wanting.length > 0 && chance(0.6)) {
         const limit = Math.min(3, ...wanting.map(({ room }) => room));
         for (const { place } of wanting) place.dirty = false;
-        const read = wanting.map(({ place, partition, after }): [Place, LoadedRow[], number] => [
-          place,
-          rowsOf(partition, after, () => true).slice(0, limit),
-          after,
-        ]);
+        // As `delivery.ts` does: users that are spilled are passed over, and only so many rows looked at.
+        const passed = new Set(lanes.spilledUsers(wanting, chance(0.5) ? 100 : 1));
+        const read = wanting.map(({ place, partition, after }): [Place, LoadedRow[], number, boolean] => {
+          const ids = table.filter((row) => row.partition === partition && row.id > after).map(({ id }) => id);
+          const upTo = passed.size > 0 ? (ids.slice(0, 5).at(-1) ?? after) : Number.POSITIVE_INFINITY;
+          const rows = rowsOf(partition, after, (row) => row.id <= upTo && !passed.has(row.userKey)).slice(0, limit);
+          const isCut = rows.length === limit;
+          const end = isCut || passed.size === 0 ? (rows.at(-1)?.id ?? after) : upTo;
+          return [place, rows, end, isCut || (passed.size > 0 && ids.length > 5)];
+        });
         lanes.reading = true;
         reading = () => {
-          for (const [place, rows, after] of read) {
-            lanes.load(place, rows, rows.at(-1)?.id ?? after);
-            if (rows.length === limit) place.dirty = true;
+          for (const [place, rows, end, more] of read) {
+            lanes.load(place, rows, end);
+            if (more) place.dirty = true;
           }
         };
       } else if (refillable) {
