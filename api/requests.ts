@@ -2,6 +2,7 @@
 import { z } from 'zod';
 import { TARGET_NODES_MAX } from '../client/operations.ts';
 import { CodedError } from '../kit/errors.ts';
+import { type LimitName, limitNames } from '../ring/limits.ts';
 import type { Ring } from '../ring/ring.ts';
 
 const words = (max: number) => z.string().max(max, `must be at most ${max} characters`);
@@ -19,6 +20,16 @@ export const operationBody = z.strictObject({
 });
 export const planBody = z.strictObject({ targetNodes, planHash: planHash.optional() });
 export const operatorBody = z.strictObject({ reason: words(500).optional(), actor: words(100).optional() });
+
+/** Any values: what a limit may be is told with its own code (LIMITS_INVALID). */
+export const limitsBody = z.strictObject({
+  ...(Object.fromEntries(limitNames.map((name) => [name, z.unknown().optional()])) as Record<
+    LimitName,
+    z.ZodOptional<z.ZodUnknown>
+  >),
+  reason: words(500).optional(),
+  actor: words(100).optional(),
+});
 
 const whole = (from: number, to: number) => {
   const error = `must be a whole number from ${from} to ${to}`;

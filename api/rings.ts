@@ -1,10 +1,12 @@
 /** The rings of all clusters, for the API: fresh where the ring store answers, the last known where it does not. */
 import { CodedError } from '../kit/errors.ts';
 import type { Logger } from '../kit/log.ts';
+import { RingRefusal } from '../ring/decide.ts';
 import type { RecordedEvent } from '../ring/events.ts';
+import type { LimitsChange } from '../ring/limits.ts';
 import { fold, noRing, type Ring } from '../ring/ring.ts';
 import { LogCursor } from '../ringstore/cursor.ts';
-import type { RingStore } from '../ringstore/ringstore.ts';
+import { type Authorship, decideAndAppend, type RingStore } from '../ringstore/ringstore.ts';
 import { followRing, type RingView } from '../ringstore/view.ts';
 
 export interface LatestRing {
@@ -85,6 +87,28 @@ export class Rings {
     const options = { deadlineMs: waitMs, signal: this.#stop.signal };
     const more = await view.waitFor((ring) => ring.version > after, options).catch(() => null);
     return more ? await this.#read(clusterId, after, limit) : [];
+  }
+
+  /** The events at these versions. Throws RING_STORE_UNREACHABLE. */
+  async events(clusterId: string, versions: Iterable<number>): Promise<Map<number, RecordedEvent>> {
+    const found = new Map<number, RecordedEvent>();
+    for (const version of new Set(versions)) {
+      const [event] = await this.#read(clusterId, version - 1, 1);
+      if (event) found.set(version, event);
+    }
+    return found;
+  }
+
+  /** Throws LIMITS_INVALID, CLUSTER_UNKNOWN, RING_TOO_NEW, RING_STORE_UNREACHABLE. The ring after it. */
+  async setLimits(clusterId: string, change: LimitsChange, by: Authorship): Promise<Ring> {
+    const { trouble } = await this.latest(clusterId);
+    if (trouble) throw trouble;
+    try {
+      return (await decideAndAppend(this.#store, clusterId, { type: 'set limits', change }, by)).ring;
+    } catch (error) {
+      if (error instanceof RingRefusal) throw new CodedError(error.code, error.message, { clusterId });
+      throw unreachable(error);
+    }
   }
 
   async close(): Promise<void> {

@@ -9,6 +9,7 @@ import { tokenGuard } from './auth.ts';
 import { sendError } from './errors.ts';
 import { Rings } from './rings.ts';
 import { clusterRoutes, healthRoute } from './routes-clusters.ts';
+import { limitRoutes } from './routes-limits.ts';
 import { operationRoutes } from './routes-operations.ts';
 
 /** The largest body that makes sense is a reason of 500 characters. */
@@ -52,6 +53,7 @@ export function createApi({ store, operations, token, log }: ApiOptions): Fastif
   });
   healthRoute(api, rings, operations);
   clusterRoutes(api, rings, operations);
+  limitRoutes(api, rings);
   operationRoutes(api, rings, operations);
   // Before the server waits for its requests: those that wait for the log get their answer now.
   api.addHook('preClose', () => rings.close());

@@ -2,6 +2,7 @@
  * What the HTTP API answers, as JSON. **Boundary:** public; fields are added, never renamed.
  */
 import type { NodeId, RecordedEvent } from '../ring/events.ts';
+import type { LimitName, LimitsChange, MoveLimits } from '../ring/limits.ts';
 import type { PartitionIndex } from '../ring/partition.ts';
 import type { MovePlan } from '../ring/plan.ts';
 import type { OpenMove } from '../ring/ring.ts';
@@ -96,4 +97,23 @@ export interface LogAnswer {
   readonly events: readonly RecordedEvent[];
   /** Where to go on: the `after` of the next request. */
   readonly next: number;
+}
+
+/** One limit of a cluster's moves. */
+export interface LimitAnswer<T = MoveLimits[LimitName]> {
+  readonly value: T;
+  /** The event that set it; null: it is the default. */
+  readonly set: { readonly version: number; readonly by: string; readonly reason: string; readonly at: string } | null;
+}
+
+export interface LimitsAnswer {
+  readonly clusterId: string;
+  readonly version: number;
+  readonly limits: { readonly [Name in LimitName]: LimitAnswer<MoveLimits[Name]> };
+}
+
+/** What is left out stays as it is. */
+export interface LimitsRequest extends LimitsChange {
+  readonly reason?: string;
+  readonly actor?: string;
 }

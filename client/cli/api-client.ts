@@ -58,6 +58,10 @@ export class ApiClient {
     return await this.#call<T>('POST', path, options);
   }
 
+  async patch<T>(path: string, options: CallOptions = {}): Promise<T> {
+    return await this.#call<T>('PATCH', path, options);
+  }
+
   /** For requests that have no further effect when they are repeated, such as those with an idempotency key: repeated where the answer was lost. */
   async postUntilAnswered<T>(path: string, options: CallOptions): Promise<T> {
     for (const pause of REPEAT_AFTER_MS) {
@@ -75,7 +79,7 @@ export class ApiClient {
     });
   }
 
-  async #call<T>(method: 'GET' | 'POST', path: string, options: CallOptions): Promise<T> {
+  async #call<T>(method: 'GET' | 'POST' | 'PATCH', path: string, options: CallOptions): Promise<T> {
     const { status, text } = await this.#request(method, path, options);
     const answer = parseJson(text);
     if (status >= 200 && status < 300 && answer !== undefined) return answer as T;

@@ -1,6 +1,7 @@
 /** The `ringmaster` command: what can be typed, and how it ends. */
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { CodedError, describeError } from '../../kit/errors.ts';
+import { bytesPerSecond, getLimits, type LimitsOptions, numberOrDefault, setLimits } from './commands/limits.ts';
 import { log, operations, showCluster, showRing, status } from './commands/look.ts';
 import { plan, type ScaleOptions, scale } from './commands/scale.ts';
 import { type Steering, steer, steering } from './commands/steer.ts';
@@ -115,6 +116,22 @@ function createProgram(surroundings: Surroundings, end: (code: ExitCode) => void
     .description('which node owns which partitions')
     .addOption(new Option('--at <version>', 'as it was at this version').argParser(wholeNumber(1)))
     .action(command((context, self) => showRing(context, self.opts<{ at?: number }>())));
+  const limits = program.command('limits').description('how fast moves may go');
+  limits
+    .command('get')
+    .description('the limits in force, and who set them')
+    .action(command((context) => getLimits(context)));
+  limits
+    .command('set')
+    .description('set limits, also of moves that run; default takes one back')
+    .addOption(new Option('--bytes-per-second <rate>', 'of one move, such as 20MB, or none').argParser(bytesPerSecond))
+    .addOption(
+      new Option('--brake <on|off>', 'whether a move slows down where it hurts').choices(['on', 'off', 'default']),
+    )
+    .addOption(new Option('--commit-ms <n>', "threshold of the brake: a node's commits").argParser(numberOrDefault))
+    .addOption(new Option('--queue-delay-ms <n>', 'threshold of the brake: waiting jobs').argParser(numberOrDefault))
+    .addOption(new Option('--moves-per-node <n>', 'moves at a time from or to a node').argParser(numberOrDefault))
+    .action(command((context, self) => setLimits(context, self.opts<LimitsOptions>())));
   const cluster = program.command('cluster').description('clusters');
   cluster
     .command('show')

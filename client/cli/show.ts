@@ -1,10 +1,18 @@
 /** Plans, clusters and operations as lines for people. */
 
+import type { LimitName } from '../../ring/limits.ts';
 import { formatPartitions } from '../../ring/partition.ts';
 import type { MovePlan } from '../../ring/plan.ts';
-import type { ClusterAnswer, OperationSummary, ProgressAnswer, RingAnswer } from '../api-types.ts';
+import type {
+  ClusterAnswer,
+  LimitAnswer,
+  LimitsAnswer,
+  OperationSummary,
+  ProgressAnswer,
+  RingAnswer,
+} from '../api-types.ts';
 import type { Terminal } from './terminal.ts';
-import { ago, duration, plain, plural, shortId, table } from './text.ts';
+import { ago, duration, plain, plural, rate, shortId, table } from './text.ts';
 
 export function planLines(plan: MovePlan, terminal: Terminal): string[] {
   const { nodesBefore, nodesAfter, added, removed, moves } = plan;
@@ -96,4 +104,23 @@ function attention({ blockedOn, nextAction }: ProgressAnswer): string[] {
     ...(blockedOn ? [`  blocked on ${blockedOn.code}: ${plain(blockedOn.message)} (${blockedOn.phase})`] : []),
     ...(nextAction ? [`  next: ${plain(nextAction)}`] : []),
   ];
+}
+
+/** Each limit as it is called on the command line, and its unit. */
+const LIMITS: Readonly<Record<LimitName, readonly [name: string, shown: (value: LimitAnswer['value']) => string]>> = {
+  bytesPerSecond: ['bytes-per-second', (value) => (value === null ? 'none' : rate(Number(value)))],
+  brake: ['brake', String],
+  commitMsMax: ['commit-ms', (value) => `${value} ms`],
+  queueDelayMsMax: ['queue-delay-ms', (value) => `${value} ms`],
+  movesPerNode: ['moves-per-node', String],
+};
+
+export function limitsLines({ clusterId, limits }: LimitsAnswer, terminal: Terminal, now: number): string[] {
+  const rows = (Object.keys(LIMITS) as LimitName[]).map((name) => {
+    const { value, set }: LimitAnswer = limits[name];
+    const [called, shown] = LIMITS[name];
+    const why = set?.reason ? `: ${set.reason}` : '';
+    return [called, shown(value), set ? `set by ${set.by} ${ago(set.at, now)}${why}` : 'default'];
+  });
+  return [`limits of the moves of ${terminal.bold(clusterId)}`, ...table(['LIMIT', 'VALUE', ''], rows)];
 }

@@ -33,6 +33,18 @@ export function ago(iso: string, now: number): string {
   return ms < 1_000 ? 'just now' : `${duration(ms)} ago`;
 }
 
+/** `20 MB/s`, `1.5 GB/s`, `800 kB/s`. */
+export function rate(bytesPerSecond: number): string {
+  const [size, unit] = (
+    [
+      [1e9, 'GB'],
+      [1e6, 'MB'],
+      [1e3, 'kB'],
+    ] as const
+  ).find(([size]) => bytesPerSecond >= size) ?? [1, 'B'];
+  return `${Number((bytesPerSecond / size).toPrecision(3))} ${unit}/s`;
+}
+
 /** Columns as wide as their widest cell; numbers to the right. */
 export function table(head: readonly string[], rows: readonly (readonly (string | number)[])[]): string[] {
   const cells = rows.map((row) => row.map((cell) => (typeof cell === 'number' ? count(cell) : plain(cell))));

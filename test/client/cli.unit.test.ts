@@ -6,6 +6,7 @@ import path from 'node:path';
 import { pino } from 'pino';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { createApi } from '../../api/server.ts';
+import type { LimitsAnswer } from '../../client/api-types.ts';
 import { runCommand } from '../../client/cli/program.ts';
 import {
   connectionFilePath,
@@ -14,6 +15,7 @@ import {
   writeConnectionFile,
 } from '../../client/connection-file.ts';
 import { CodedError } from '../../kit/errors.ts';
+import type { LimitName } from '../../ring/limits.ts';
 import { createMemoryRingStore, type MemoryRingStore } from '../../ringstore/memory.ts';
 import { decideAndAppend } from '../../ringstore/ringstore.ts';
 import { FakeOperations } from '../api/fakes.ts';
@@ -71,6 +73,61 @@ async function ringmaster(line: string, person: Person = {}) {
   });
   return { code, out, err, asked, json: () => JSON.parse(out) };
 }
+
+describe('limits', () => {
+  test('are shown with what is the default, and what somebody set, when and why', async () => {
+    expect((await ringmaster('limits get')).out).toContain('bytes-per-second  none     default');
+    const { code, out } = await ringmaster(
+      'limits set --bytes-per-second 20MB --moves-per-node 2 --reason "shared net"',
+    );
+    expect(code).toBe(0);
+    expect(out).toContain('limits of the moves of demo');
+    expect(out).toMatch(/bytes-per-second +20 MB\/s +set by anna just now: shared net/);
+    expect(out).toMatch(/moves-per-node +2 +set by anna just now/);
+    expect(out).toMatch(/commit-ms +50 ms +default/);
+    expect((await ringmaster('log')).out).toContain(
+      'limits set: bytesPerSecond 20000000, movesPerNode 2  [anna: shared net]',
+    );
+  });
+
+  test.each([
+    ['--bytes-per-second 500kB', { bytesPerSecond: 500_000 }],
+    ['--bytes-per-second 1.5GB', { bytesPerSecond: 1_500_000_000 }],
+    ['--bytes-per-second 4MiB', { bytesPerSecond: 4_194_304 }],
+    ['--bytes-per-second 250000', { bytesPerSecond: 250_000 }],
+    ['--bytes-per-second none', { bytesPerSecond: null }],
+    ['--brake off', { brake: 'off' }],
+    ['--commit-ms 80 --queue-delay-ms 2000', { commitMsMax: 80, queueDelayMsMax: 2_000 }],
+  ])('limits set %s', async (flags, wanted) => {
+    const { code, json } = await ringmaster(`limits set ${flags} --json`);
+    expect(code).toBe(0);
+    const { limits } = json() as LimitsAnswer;
+    for (const [name, value] of Object.entries(wanted)) {
+      expect(limits[name as LimitName]).toMatchObject({ value, set: { by: 'anna' } });
+    }
+  });
+
+  test('default takes one back', async () => {
+    await ringmaster('limits set --brake off --commit-ms 80');
+    const { json } = await ringmaster('limits set --brake default --json');
+    expect(json().limits).toMatchObject({ brake: { value: 'on', set: null }, commitMsMax: { value: 80 } });
+  });
+
+  test.each([
+    ['limits set', /USAGE: name a limit/],
+    ['limits set --bytes-per-second fast', /It must be a rate such as 20MB/],
+    ['limits set --bytes-per-second 1kB', /LIMITS_INVALID: bytesPerSecond must be a whole number from 100000/],
+    ['limits set --brake maybe', /USAGE: .*on, off, default/],
+    ['limits set --commit-ms none', /It must be a whole number, or default/],
+    ['limits set --moves-per-node 99', /LIMITS_INVALID: movesPerNode must be a whole number from 1 to 16/],
+  ])('%s: one clear line, exit 2, nothing set', async (line, said) => {
+    const { code, err } = await ringmaster(line);
+    expect(code).toBe(2);
+    expect(err).toMatch(said);
+    expect(err.trim().split('\n')).toHaveLength(1);
+    expect(await store.read('demo')).toHaveLength(1);
+  });
+});
 
 describe('usage', () => {
   test('--help is a success and lists every command', async () => {

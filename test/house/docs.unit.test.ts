@@ -216,7 +216,7 @@ describe('docs/limits.md', () => {
 
 describe('docs/api.md', () => {
   const routes = (): string[] => {
-    const found = [...allSource.matchAll(/\bapi\.(get|post)(?:<\w+>)?\(\s*'(\/v1\/[^']*)'/g)].map(
+    const found = [...allSource.matchAll(/\bapi\.(get|post|patch)(?:<\w+>)?\(\s*'(\/v1\/[^']*)'/g)].map(
       (match) => `${match[1]!.toUpperCase()} ${match[2]}`,
     );
     const steering = allOf(between(read('api/routes-operations.ts'), 'const steering = [', ']'), /'(\w+)'/g);
@@ -224,7 +224,7 @@ describe('docs/api.md', () => {
   };
 
   test('has every route of the API, and no other', () => {
-    const told = allOf(between(api, '## Routes', '\n### '), /^\| `((?:GET|POST) [^`]+)` \|/gm);
+    const told = allOf(between(api, '## Routes', '\n### '), /^\| `((?:GET|POST|PATCH) [^`]+)` \|/gm);
     expect(sorted(told)).toEqual(sorted(routes()));
   });
 
@@ -278,7 +278,7 @@ describe('docs/commands.md', () => {
     const section = between(`${commands}\n## `, '## ringmaster\n', '\n## ');
     const named = allOf(read('client/cli/program.ts'), /\.command\('(\w+)'\)/g);
     const steering = allOf(between(read('client/cli/commands/steer.ts'), 'const steering = {', '}'), /^\s*(\w+):/gm);
-    const told = allOf(section, /^\| `([a-z ]+?)[ `]/gm).concat(['show']);
+    const told = allOf(section, /^\| `([a-z ]+?)[ `]/gm).concat(['show', 'get', 'set']);
     expect(missing([...named, ...steering], told)).toEqual([]);
   });
 
