@@ -10,7 +10,9 @@ import { rm } from 'node:fs/promises';
 import path from 'node:path';
 import type pg from 'pg';
 import { to as copyTo } from 'pg-copy-streams';
-import { CHUNK_ROWS_MAX, type CopyJob, stream, withCopy } from '../jobsdb/copy.ts';
+import { type CopyJob, withCopy } from '../jobsdb/copy.ts';
+import { CHUNK_ROWS_MAX, COPY_LANES } from '../jobsdb/copy-first.ts';
+import { stream } from '../jobsdb/copy-stream.ts';
 import { ensureImport } from '../jobsdb/imports.ts';
 import { migrateJobsDb } from '../jobsdb/migrate.ts';
 import { createPool } from '../jobsdb/pool.ts';
@@ -269,42 +271,55 @@ async function moveOurs(bench: Bench, move: string, rows: number): Promise<Ours>
   }
 }
 
-/** The first pass without its proof: the same statements in chunks of the same size, each in a transaction. */
+/** The first pass without its proof: the same statements in chunks of the same size, each in a transaction, in as many lanes. */
 async function copyOnlyOnce(bench: Bench, move: string, rows: number): Promise<number> {
   await settle(bench);
   return withDatasets(bench, move, async (datasets) => {
-    const [source, target] = await Promise.all([bench.source.pool.connect(), bench.target.pool.connect()]);
+    const pools = Array.from({ length: COPY_LANES }, () => [bench.source.pool, bench.target.pool]).flat();
+    const clients = await Promise.all(pools.map((pool) => pool.connect()));
     let failed = true;
     try {
       const startedAt = performance.now();
       let copied = 0;
       for (const { prefix, dataset } of datasets) {
-        const from = [{ prefix, dataset: 1, partitionIds: PARTITION_IDS }];
-        const { first, last } = await idsOf(source, jobsTable(prefix, 1));
+        const sources = [sourceOf(prefix)];
+        const { first, last } = await idsOf(clients[0]!, jobsTable(prefix, 1));
         // As many ids as have a full chunk's rows.
         const width = Math.floor((CHUNK_ROWS_MAX * PARTITIONS) / MOVED.length);
-        for (let after = first - 1; after < last; after += width) {
-          const range = { after, upTo: Math.min(after + width, last), constant: 0 };
-          await target.query('BEGIN');
-          copied += await stream(
-            source,
-            sql.copyJobsOut(from, range),
-            target,
-            sql.copyJobsIn(prefix, dataset),
-            bench.signal,
-          );
-          await target.query('COMMIT');
-        }
+        let next = first - 1;
+        const lane = async (source: pg.ClientBase, target: pg.ClientBase): Promise<void> => {
+          while (next < last) {
+            const after = next;
+            next += width;
+            const chunk = { range: { after, upTo: Math.min(after + width, last), constant: 0 }, dense: true };
+            await target.query('BEGIN; SET LOCAL synchronous_commit = off');
+            const out = sql.copyChunkJobsOut(sources, chunk);
+            const rowsOfChunk = await stream(source, out, target, sql.copyJobsIn(prefix, dataset), {
+              signal: bench.signal,
+            });
+            copied += rowsOfChunk;
+            await target.query('COMMIT');
+          }
+        };
+        await Promise.all(Array.from({ length: COPY_LANES }, (_, n) => lane(clients[2 * n]!, clients[2 * n + 1]!)));
       }
+      await clients[1]!.query('CREATE TEMP TABLE last_commit (); DROP TABLE last_commit'); // waited for: it makes the lazy ones before it durable
       const ms = Math.round(performance.now() - startedAt);
       if (copied !== rows) throw new Error(`${copied} rows were copied, not ${rows}`);
       failed = false;
       return ms;
     } finally {
-      for (const client of [source, target]) client.release(failed);
+      for (const client of clients) client.release(failed);
     }
   });
 }
+
+const sourceOf = (prefix: Prefix): sql.ChunkSource => ({
+  prefix,
+  dataset: 1,
+  partitionIds: PARTITION_IDS,
+  statusUpTo: null,
+});
 
 async function pipeOnce(bench: Bench, move: string, rows: number): Promise<number> {
   await settle(bench);
@@ -451,10 +466,10 @@ async function bytesOf(pool: pg.Pool): Promise<number> {
   try {
     let bytes = 0;
     for (const prefix of prefixes) {
-      const from = [{ prefix, dataset: 1, partitionIds: PARTITION_IDS }];
       const { last } = await idsOf(client, jobsTable(prefix, 1));
-      const range = { after: 0, upTo: last, constant: 0 };
-      for await (const chunk of client.query(copyTo(sql.copyJobsOut(from, range)))) bytes += (chunk as Buffer).length;
+      const all = { range: { after: 0, upTo: last, constant: 0 }, dense: true };
+      for await (const chunk of client.query(copyTo(sql.copyChunkJobsOut([sourceOf(prefix)], all))))
+        bytes += (chunk as Buffer).length;
     }
     return bytes;
   } finally {

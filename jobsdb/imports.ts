@@ -68,11 +68,11 @@ export async function ensureImport(
 
 /**
  * Begins a transaction that holds the import's token row until its end. Throws STALE_TOKEN, also where the import is gone; the transaction is open then.
- * Every write at the target begins with it; one round trip, as clients may be waiting.
+ * Every write at the target begins with it; one round trip, as clients may be waiting. `lazily`: the commit is not waited for on disk.
  */
-export async function beginHolding(client: ClientBase, move: string, token: number): Promise<void> {
-  const statements = `BEGIN; SELECT token::text FROM ringmaster.imports WHERE move = ${quoteLiteral(move)} FOR SHARE`;
-  const [, held] = (await client.query(statements)) as unknown as [unknown, { rows: { token: string }[] }];
+export async function beginHolding(client: ClientBase, move: string, token: number, lazily = false): Promise<void> {
+  const statements = `BEGIN; ${lazily ? 'SET LOCAL synchronous_commit = off; ' : ''}SELECT token::text FROM ringmaster.imports WHERE move = ${quoteLiteral(move)} FOR SHARE`;
+  const held = ((await client.query(statements)) as unknown as { rows: { token: string }[] }[]).at(-1)!;
   if (Number(held.rows[0]?.token) !== token)
     throw staleToken(move, held.rows[0] ? Number(held.rows[0].token) : null, token);
 }

@@ -14,9 +14,9 @@ const status = statusColumns.filter((column) => column !== 'job_id');
 export const contentHash = (alias: string, id: string): string =>
   `hash_record_extended(ROW(${content.map((column) => `${alias}.${column}`).join(', ')}), ${id})`;
 
-/** Of where a job stands: its id at the source and the columns of its last status `alias`, nulls where it has none. */
-export const stateHash = (alias: string, id: string): string =>
-  `hash_record_extended(ROW(${id}, ${status.map((column) => `${alias}.${column}`).join(', ')}), ${id})`;
+/** Of where a job stands: its id at the source and the columns of its last status, which are called `${status_}id` and so on; nulls where it has none. */
+export const stateHash = (status_: string, id: string): string =>
+  `hash_record_extended(ROW(${id}, ${status.map((column) => `${status_}${column}`).join(', ')}), ${id})`;
 
 /** The sum of such hashes as text, `0` over no rows; a sum of bigints is exact. `where`: only over rows for which it holds. */
 export const digestSum = (hash: string, where?: string): string =>

@@ -294,6 +294,28 @@ COMMENT ON COLUMN ringmaster.datasets.migrated_at IS 'when a job in it was last 
 
 SELECT ringmaster.add_dataset('batch_rt', NULL);
 
+ALTER TABLE ringmaster.import_chunks ADD COLUMN state_digest numeric NOT NULL DEFAULT 0;
+ALTER TABLE ringmaster.import_passes ADD COLUMN sums jsonb;
+COMMENT ON COLUMN ringmaster.import_passes.sums IS 'of a pass that is done: { "<prefix>": { "pending", "digest" } }, the pending set at its marks as sums';
+
+-- How far ids have been given: { "statuses": { "<prefix>": { "<dataset>": id } }, "jobs": { "<prefix>": id }, "messageIds": id }.
+-- Sequences are read as they are at that moment, statuses before jobs.
+CREATE FUNCTION ringmaster.marks(p_prefixes text[]) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE d record; p text; given bigint; statuses jsonb := '{}'; jobs jsonb := '{}';
+  last_given text := 'SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END FROM %s';
+BEGIN
+  FOR d IN SELECT prefix, dataset FROM ringmaster.datasets WHERE attached AND prefix = ANY (p_prefixes) ORDER BY prefix, dataset LOOP
+    EXECUTE format(last_given, pg_get_serial_sequence(format('public.%I', d.prefix || '_job_status_' || d.dataset), 'id')) INTO given;
+    statuses := jsonb_set(statuses, ARRAY[d.prefix], coalesce(statuses->d.prefix, '{}') || jsonb_build_object(d.dataset, given));
+  END LOOP;
+  FOREACH p IN ARRAY p_prefixes LOOP
+    EXECUTE format(last_given, format('ringmaster.%I', p || '_job_id')) INTO given;
+    jobs := jobs || jsonb_build_object(p, given);
+  END LOOP;
+  EXECUTE format(last_given, 'ringmaster.message_ids_seq_seq') INTO given;
+  RETURN jsonb_build_object('statuses', statuses, 'jobs', jobs, 'messageIds', given);
+END $$;
+
 -- As before; notes of each import when it was attached and which statuses came with it, and gives the attached datasets, which saves asking for them.
 DROP FUNCTION ringmaster.follow(bigint, integer[], integer[], text[], bigint, text);
 CREATE FUNCTION ringmaster.follow(p_instance bigint, p_opening integer[], p_closing integer[], p_imports text[], p_version bigint, p_hash text)
