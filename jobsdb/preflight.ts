@@ -144,6 +144,7 @@ function sourceRights(datasets: readonly Dataset[]): Right[] {
     ...['datasets', 'message_ids'].flatMap((table) => right('table', 'ringmaster', table, 'SELECT')),
     ...prefixes.flatMap((prefix) => right('sequence', 'ringmaster', `${prefix}_job_id`, 'SELECT')),
     ...right('sequence', 'ringmaster', 'message_ids_seq_seq', 'SELECT'),
+    ...right('function', 'ringmaster', 'marks', 'EXECUTE'),
     ...datasets.flatMap((dataset) => {
       const [jobs, statuses] = tablesOf(dataset);
       return [

@@ -20,6 +20,7 @@ const TRY_AGAIN: ReadonlySet<string> = new Set([
   'QUIESCE_TIMEOUT',
   'HOLD_DEADLINE',
   'VERIFY_MISMATCH',
+  'SOURCE_DATASET_GONE',
   'MOVE_ABORTED',
   'STALE_TOKEN',
 ]);

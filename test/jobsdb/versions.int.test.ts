@@ -168,7 +168,7 @@ test('PostgreSQL 15 and 18 count the same digest of each row', async () => {
         try {
           await addOddJobs(client, 0);
           const { rows } = await client.query<{ job_id: string; content: string; state: string }>(
-            `SELECT j.job_id, (${contentHash('j', 'j.job_id')})::text AS content, (${stateHash('s', 'j.job_id')})::text AS state
+            `SELECT j.job_id, (${contentHash('j', 'j.job_id')})::text AS content, (${stateHash('s.', 'j.job_id')})::text AS state
              FROM gw_jobs_1 AS j LEFT JOIN gw_job_status_1 AS s USING (job_id) ORDER BY j.job_id`,
           );
           const sum = await client.query<{ sum: string }>(

@@ -488,8 +488,6 @@ export const guards: readonly Guard[] = [
     },
   ]),
 
-  // ---- the copy
-
   // ---- what is asked before a move
 
   ...of('jobsdb/preflight.ts', 'test/jobsdb/preflight.int.test.ts', [
@@ -550,49 +548,51 @@ export const guards: readonly Guard[] = [
       only: 'of the import that its ledger does not know refuse the copy',
     },
   ]),
+
+  // ---- the copy
+
   ...of('jobsdb/copy.ts', 'test/jobsdb/move.int.test.ts', [
     {
-      name: 'a pass waits for the transactions that were writing when it took its mark',
+      name: 'the first pass waits for the transactions that were writing when it took its marks',
       because: 'P1 (C3): a row with a lower id that commits late is in the pass',
-      find: 'if (!fenced) await waitForWriters(source, taken.relations, job.signal);',
-      replace: '',
+      find: 'await waitForWriters(this.#source, taken, job.signal);\n    const wanted',
+      replace: 'const wanted',
       only: 'is in the pass: the copy waits for transactions that were writing',
+    },
+    {
+      name: 'later passes wait as well',
+      because: 'P1 (C3): statuses and jobs that commit late',
+      find: 'if (!fenced) await waitForWriters(this.#source, taken, job.signal);',
+      replace: '',
+      only: 'holds for statuses as well',
     },
     {
       name: 'what came in beyond the reserved ids goes as a pass of its own',
       because: 'P1',
-      find: 'fenced && (await isPast(source, job, passes))',
-      replace: 'passes.length < 0',
+      find: 'return isPast ? this.pass({ fenced }) : result;',
+      replace: 'return result;',
       only: 'what comes in after the last ids were reserved is brought as well',
     },
     {
-      name: 'a retry goes on after the last chunk that was committed',
-      because: 'P4 (C1)',
-      find: 'Number(done.rows[0]?.up_to ?? first)',
-      replace: 'Number(done.rows.length < 0 ? null : first)',
-      only: 'copies in chunks, and a retry goes on after the last one',
+      name: 'an attempt that takes over ends a reserved pass at what the source has given',
+      because: 'P1: ids of the block that are given later are the next pass’s',
+      find: 'marks: marksNow(begun, taken, fenced) };',
+      replace: 'marks: marksNow(begun, taken, true) };',
+      only: 'goes on with a pass that was reserved ahead',
     },
     {
-      name: 'chunks are compared by digest (COPY_DIFFERS)',
-      because: 'P1 (C4): content is verified chunk by chunk',
-      find: 'if (sent.row_count !== written.row_count || sent.digest !== written.digest) {',
-      replace: 'if (sent.row_count === written.digest) {',
-      tests: HELD_HERE,
-      only: 'a row that changes on its way is found',
-    },
-    {
-      name: 'the pending sets have the same number of jobs',
-      because: 'P1: a move that cannot prove its copy aborts (VERIFY_MISMATCH)',
-      find: 'if (sent.pending !== imported.pending || sent.digest !== imported.digest) {',
-      replace: "if (sent.pending === '' || imported.pending === '') {",
-      only: 'verification finds a row that is missing',
-    },
-    {
-      name: 'the pending sets have the same content, states and order',
+      name: 'the pending sets are compared at the cut-over',
       because: 'P1, P2: a move that cannot prove its copy aborts (VERIFY_MISMATCH)',
-      find: 'sent.pending !== imported.pending || sent.digest !== imported.digest',
-      replace: 'sent.pending !== imported.pending',
-      only: 'verification finds two rows that changed places',
+      find: 'if (sent.pending !== imported.pending || sent.digest !== imported.digest) {',
+      replace: 'if (sent.pending < 0) {',
+      only: 'after the fence finds a job below the last marks that no pass has seen',
+    },
+    {
+      name: 'the source is asked anew, one pass further back than the copy looks',
+      because: 'P1: what the last pass could not see is not missed twice',
+      find: 'before.slice(0, Math.max(1, before.length - 1))',
+      replace: 'before',
+      only: 'after the fence finds a job below the last marks that no pass has seen',
     },
     {
       name: 'passes whose ids do not follow each other are not handed over',
@@ -605,9 +605,50 @@ export const guards: readonly Guard[] = [
     {
       name: 'the window of messageIds goes along',
       because: 'P3: what a client sends again is not stored again',
-      find: 'const messageIds = await copyMessageIds(context, client, before?.messageIdsUpTo ?? 0);',
-      replace: 'const messageIds = 0;',
+      find: 'if (sent > 0) await client.query(sql.takeMessageIds);',
+      replace: '',
       only: 'brings the window of messageIds',
+    },
+  ]),
+  ...of('jobsdb/copy-first.ts', 'test/jobsdb/move.int.test.ts', [
+    {
+      name: 'a retry goes on after the chunks that were committed',
+      because: 'P4 (C1)',
+      find: 'for (const chunk of done.rows) {',
+      replace: 'for (const chunk of done.rows.slice(0, 0)) {',
+      only: 'copies in chunks, and a retry goes on after the last one',
+    },
+    {
+      name: 'chunks are compared by digest (COPY_DIFFERS)',
+      because: 'P1 (C4): content is verified chunk by chunk',
+      find: "for (const field of ['row_count', 'status_count', 'digest', 'state_digest'] as const) {",
+      replace: "for (const field of ['row_count', 'status_count', 'state_digest'] as const) {",
+      only: 'of the first pass finds a byte of a payload that changed',
+    },
+    {
+      name: 'states are compared chunk by chunk',
+      because: 'P1, P2 (C4): attempts and retry times travel with the jobs',
+      find: "for (const field of ['row_count', 'status_count', 'digest', 'state_digest'] as const) {",
+      replace: "for (const field of ['row_count', 'status_count', 'digest'] as const) {",
+      only: 'of the first pass finds an attempt that differs',
+    },
+  ]),
+  ...of('jobsdb/copy-later.ts', 'test/jobsdb/move.int.test.ts', [
+    {
+      name: 'what a later pass brings is compared in both databases',
+      because: 'P1 (C4)',
+      find: 'for (const [nth, { window, of }] of some.entries()) assertSame(job, window, of, came[nth]!);',
+      replace: '',
+      only: 'of a later pass finds a byte of a payload that changed',
+    },
+  ]),
+  ...of('jobsdb/copy-marks.ts', 'test/jobsdb/move.int.test.ts', [
+    {
+      name: 'a copy does not go on without a dataset that it was reading (SOURCE_DATASET_GONE)',
+      because: 'P3: what became of its jobs could not be told',
+      find: 'if (datasets.get(prefix)?.includes(dataset)) continue;',
+      replace: 'if (dataset > 0) continue;',
+      only: 'finds that a dataset which it was reading has gone',
     },
   ]),
 

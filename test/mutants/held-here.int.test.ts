@@ -282,9 +282,10 @@ describe('between two nodes', () => {
       partitions: [0],
     };
     /** The activity as it is, whose source does something else at its fence. */
-    async function cutOver(fence: NodeControl['fence']) {
+    async function cutOver(fence: NodeControl['fence'], before?: () => Promise<void>) {
       await addJobs(f.a.pool, jobs(0, 3));
       await f.append({ type: 'start move', holder: 1, move: MOVE, from: 'a', to: 'b', partitions: [0] });
+      await before?.();
       const { a, b } = f;
       const source = {
         prepare: (command: MoveCommand) => a.steward.prepare(command),
@@ -303,14 +304,26 @@ describe('between two nodes', () => {
     const types = async () => (await f.store.read(CLUSTER)).map(({ event }) => event.type);
 
     test('a copy that differs is not handed over', async () => {
-      const ended = await cutOver(async (command) => {
-        await f.a.steward.fence(command);
-        await f.b.pool.query('DELETE FROM public.gw_jobs_2 WHERE job_id = (SELECT min(job_id) FROM public.gw_jobs_2)');
-      });
+      let unseen = '';
+      const ended = await cutOver(
+        async (command) => {
+          await f.a.steward.fence(command);
+          // A job below the last pass's mark, as if it had committed unseen: the copy has missed it.
+          await f.a.pool.query(
+            `INSERT INTO public.gw_jobs_1 (job_id, uuid, user_id, partition_id, parameters, custom_val, event_payload)
+             SELECT $1, gen_random_uuid(), user_id, partition_id, parameters, custom_val, '{"n": 9}' FROM public.gw_jobs_1 LIMIT 1`,
+            [unseen],
+          );
+        },
+        async () => {
+          await copyPass(await f.copyJob(await f.claim(MOVE, 'first'), f.a, f.b));
+          unseen = (await f.a.pool.query("SELECT nextval('ringmaster.gw_job_id')::text AS id")).rows[0].id;
+        },
+      );
       expect(ended).toMatchObject({ result: 'aborted', code: 'VERIFY_MISMATCH' });
       expect(await types()).not.toContain('partitions handed over');
       await until(async () => (await stateAt(f.a)) === 'open', { ...SOON, what: 'the source serves again' });
-      expect(await numbers(f.a)).toEqual([0, 1, 2]);
+      expect(await numbers(f.a)).toEqual([0, 1, 2, 9]);
     });
 
     test('trouble inside the fence aborts the move', async () => {
