@@ -25,6 +25,8 @@ const PERMANENT: ReadonlySet<string> = new Set([
   'JOBSDB_TOO_NEW',
   'POSTGRES_TOO_OLD',
   'DATABASE_RIGHTS',
+  'DATABASE_EXHAUSTED',
+  'DATABASE_TIMEOUT',
   'SCHEMA_DIFFERS',
   // where nodes run
   'KUBE_CONFIG_INVALID',
@@ -55,6 +57,7 @@ const PERMANENT: ReadonlySet<string> = new Set([
   'HOLD_DEADLINE',
   'VERIFY_MISMATCH',
   'COPY_DIFFERS',
+  'COPY_REFUSED',
 ]);
 
 /** A node refuses to serve, by a code of its own; whichever it is, somebody has to look. */

@@ -14,8 +14,9 @@ import { createPool } from '../jobsdb/pool.ts';
 import { preflight } from '../jobsdb/preflight.ts';
 import type { Prefix } from '../jobsdb/sql/schema.ts';
 import type { ThrottleState } from '../jobsdb/throttle.ts';
+import { troubleOf } from '../jobsdb/trouble.ts';
 import { CodedError, codeOf, describeError } from '../kit/errors.ts';
-import type { DatabaseAddress, Room } from '../platform/platform.ts';
+import type { NodeEndpoints, Room } from '../platform/platform.ts';
 import type { RingCommand } from '../ring/decide.ts';
 import type { MoveCertificate, MoveProof, NodeId } from '../ring/events.ts';
 import { type MoveRecord, movesOf } from '../ring/moves.ts';
@@ -36,6 +37,10 @@ const PASSES_MAX = 6;
 const QUIESCE_LIMIT_MS = 11_000;
 /** How long a source stays fenced before it lifts its fence itself. Clients of the held partitions wait for this long at worst. */
 const HOLD_DEADLINE_MS = 10_000;
+/** Of one statement of ours, whatever a role's own default is: as long as an attempt may take. The server ends it where nobody is there any more who would. */
+const STATEMENT_MS_MAX = 43_200_000;
+/** No byte of a statement came or went for so long: its peer is stopped. Longer than it takes to count what is pending of 100 million rows. */
+const SILENCE_MS_MAX = 600_000;
 /** We stop before the source does: an append that races with its dead-man would be lost work. */
 const HOLD_MARGIN_MS = 2_000;
 
@@ -88,8 +93,8 @@ export function createMoveActivities(deps: ActivityDeps): MoveActivities {
   async function check(input: MoveActivityInput, volume: Room | null): Promise<void> {
     const [from, to] = await Promise.all([deps.endpointsOf(input.from), deps.endpointsOf(input.to)]);
     await preflight({
-      source: { node: input.from, pool: pools.of(from.database) },
-      target: { node: input.to, pool: pools.of(to.database) },
+      source: { node: input.from, pool: pools.of(from, input.from) },
+      target: { node: input.to, pool: pools.of(to, input.to) },
       move: input.move,
       ...(volume ? { room: { partitions: input.partitions, volume } } : {}),
     });
@@ -103,8 +108,8 @@ export function createMoveActivities(deps: ActivityDeps): MoveActivities {
   ): Promise<CopyJob> {
     const [from, to] = await Promise.all([deps.endpointsOf(input.from), deps.endpointsOf(input.to)]);
     return {
-      source: pools.of(from.database),
-      target: pools.of(to.database),
+      source: pools.of(from, input.from),
+      target: pools.of(to, input.to),
       move: input.move,
       token: command.token,
       partitions: input.partitions,
@@ -146,6 +151,7 @@ export function createMoveActivities(deps: ActivityDeps): MoveActivities {
       };
       return beating(run, progress)
         .finally(() => pace?.stop())
+        .catch(byName)
         .catch(staleIsWeather);
     },
 
@@ -156,7 +162,9 @@ export function createMoveActivities(deps: ActivityDeps): MoveActivities {
           if (ended === null) throw error;
           return ended;
         }),
-      ).catch(staleIsWeather);
+      )
+        .catch(byName)
+        .catch(staleIsWeather);
     },
 
     /** Nothing is done here that the nodes do not do by themselves: it waits for them, certifies what they hold, and writes down that the move is over. */
@@ -206,11 +214,12 @@ export function createMoveActivities(deps: ActivityDeps): MoveActivities {
       return handedOver(proof);
     } catch (error) {
       if (signal.aborted || isPastAborting(error)) throw error; // a cancelled move is aborted by its workflow, which must know who won
-      deps.log.warn({ move: input.move, error: describeError(error) }, 'cut-over undone');
+      const trouble = troubleOf(error);
+      deps.log.warn({ move: input.move, error: describeError(trouble) }, 'cut-over undone');
       return abort(
         input,
-        error instanceof CodedError ? error.code : 'CUT_OVER_FAILED',
-        error instanceof CodedError ? error.message : describeError(error),
+        trouble instanceof CodedError ? trouble.code : 'CUT_OVER_FAILED',
+        trouble instanceof CodedError ? trouble.message : describeError(trouble),
       );
     } finally {
       copy.close(failed);
@@ -222,7 +231,7 @@ export function createMoveActivities(deps: ActivityDeps): MoveActivities {
     const since = performance.now();
     const { partitions, handedOver, proof, startedAt, reason, operation } = record;
     const [from, to] = await Promise.all([deps.endpointsOf(record.from), deps.endpointsOf(record.to)]);
-    const [source, target] = [pools.of(from.database), pools.of(to.database)];
+    const [source, target] = [pools.of(from, record.from), pools.of(to, record.to)];
     const tables = await certify({ source, target, move: record.move, partitions, proof: proof! });
     const jobs = tables.reduce((sum, table) => sum + table.jobs, 0);
     deps.log.info({ move: record.move, jobs, ms: Math.round(performance.now() - since) }, 'move certified');
@@ -262,6 +271,11 @@ const handedOver = (proof: MoveProof): CutOverResult => ({
 const isPastAborting = (error: unknown): boolean =>
   ['MOVE_ABORTED', 'MOVE_HANDED_OVER', 'STALE_TOKEN'].includes(codeOf(error) ?? '');
 
+/** What a database says in the middle of a move, by its name where it has one. */
+function byName(error: unknown): never {
+  throw troubleOf(error, activityInfo().attempt);
+}
+
 /** A stale attempt has nothing to say; if it is the current one after all (a newer was lost), the retry claims anew. */
 function staleIsWeather(error: unknown): never {
   const type = error instanceof ApplicationFailure ? error.type : codeOf(error);
@@ -284,17 +298,20 @@ function stopwatch(): { (step: string): number; readonly laps: Record<string, nu
 }
 
 /** One small pool for each database, closed by idleness: a move must not wait for connections in its hold. */
-function createPools(): { of(address: DatabaseAddress): pg.Pool } {
+function createPools(): { of(endpoints: Pick<NodeEndpoints, 'database'>, node: NodeId): pg.Pool } {
   const pools = new Map<string, pg.Pool>();
   return {
-    of(address) {
-      const key = JSON.stringify(address);
+    of({ database }, node) {
+      const key = JSON.stringify(database);
       let pool = pools.get(key);
       if (!pool) {
         pool = createPool({
-          ...address,
+          ...database,
+          node,
           max: 8,
           application_name: 'ringmaster mover',
+          statement_timeout: STATEMENT_MS_MAX,
+          silenceMsMax: SILENCE_MS_MAX,
           idleTimeoutMillis: 30_000,
           allowExitOnIdle: true,
         });

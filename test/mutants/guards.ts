@@ -514,6 +514,45 @@ export const guards: readonly Guard[] = [
       only: 'a PostgreSQL that is too old is refused by a node at its start',
     },
   ]),
+  ...of('jobsdb/trouble.ts', 'test/jobsdb/trouble.int.test.ts', [
+    {
+      name: 'of a refused row nothing is told that it holds',
+      because: 'no payload stands in a message, a history or a log',
+      find: "const words = quotes ? '' :",
+      replace: "const words = quotes && trouble.message === '' ? '' :",
+      only: 'a value that PostgreSQL quotes in its own words',
+    },
+    {
+      name: 'nor is what PostgreSQL said of it handed on as the cause',
+      because: 'no payload stands in a message, a history or a log',
+      find: 'quotes ? {} : { cause: error },',
+      replace: 'quotes && trouble.message === "" ? {} : { cause: error },',
+      only: 'a value that PostgreSQL quotes in its own words',
+    },
+    {
+      name: 'a full disk is told by name, and not tried again',
+      because: 'more attempts would fill it again',
+      find: 'if (!means) return error;',
+      replace: "if (!means || sqlstate === '53100') return error;",
+      only: 'a disk that fills up',
+    },
+    {
+      name: 'a timeout is tried again before a person is asked',
+      because: 'weather passes by itself',
+      find: "if (kind === 'patient' && attempt < PATIENT_ATTEMPTS) return error;",
+      replace: '',
+      only: 'a statement that takes too long is tried again for a while',
+    },
+  ]),
+  ...of('jobsdb/pool.ts', 'test/jobsdb/trouble.int.test.ts', [
+    {
+      name: 'a statement that has been silent for too long is ended',
+      because: 'P4: a server that is stopped holds no move for ever',
+      find: 'performance.now() - since > silenceMsMax',
+      replace: 'performance.now() - since > silenceMsMax * 1_000',
+      only: 'a server that is stopped in the middle does not hold the copy for ever',
+    },
+  ]),
   ...of('jobsdb/room.ts', 'test/jobsdb/room.int.test.ts', [
     {
       name: 'a move that has no room at its target is refused',
