@@ -1,5 +1,6 @@
 /** All activities of one worker. */
 import { CodedError } from '../kit/errors.ts';
+import { createCompareActivities } from './compare.ts';
 import type { ActivityDeps } from './deps.ts';
 import { asFailure } from './errors.ts';
 import { createMoveActivities } from './move.ts';
@@ -14,6 +15,7 @@ export function createActivities(deps: ActivityDeps): AllActivities {
     ...createPodActivities(deps),
     ...createMoveActivities(deps),
     ...createVerifyActivities(deps),
+    ...createCompareActivities(deps),
   });
 }
 

@@ -3,8 +3,11 @@
  * ApplicationFailure whose `type` is the code (errors.ts); anything else that it throws is weather, and Temporal tries again.
  * **Boundary:** runs that are under way call these by name: fields are added, never renamed.
  */
+import type { CompareCursor, Difference, DifferenceCounts } from '../jobsdb/compare.ts';
 import type { HolderIdentity, MoveId, NodeFacts, NodeId } from '../ring/events.ts';
 import type { PartitionIndex } from '../ring/partition.ts';
+
+export type { Difference, DifferenceCounts, DifferenceKind } from '../jobsdb/compare.ts';
 
 /** A ring, small enough for a history: 65,536 partitions in contiguous shares of 1,000 nodes are a few kB. */
 export interface RingSummary {
@@ -165,4 +168,69 @@ export interface VerifyActivities {
   ): Promise<{ readonly version: number; readonly nodes: number }>;
 }
 
-export interface AllActivities extends RingActivities, PodActivities, MoveActivities, VerifyActivities {}
+/** Something that is not as it should be, for people; programs go by its place. */
+export interface ClusterProblem {
+  readonly node: NodeId | null;
+  readonly move: MoveId | null;
+  readonly what: string;
+}
+
+export interface ClusterCheck {
+  readonly version: number;
+  readonly epoch: number;
+  readonly nodes: number;
+  /** The first of them. */
+  readonly problems: readonly ClusterProblem[];
+  readonly problemCount: number;
+}
+
+/** Where a comparison of moves is: moves are compared in the order of their hand-overs. */
+export interface CompareMovesCursor {
+  /** Log position of the hand-over of the move that is next, or under way. */
+  readonly handedOverAt: number;
+  readonly within: CompareCursor | null;
+}
+
+export interface CompareMovesInput {
+  readonly clusterId: string;
+  /** Of this operation only. */
+  readonly operation: string | null;
+  readonly cursor: CompareMovesCursor | null;
+  readonly samplesMax: number;
+}
+
+export interface NotCompared {
+  readonly move: MoveId;
+  readonly jobs: number;
+  readonly because: string;
+}
+
+/** What some seconds of comparing brought. */
+export interface CompareSlice {
+  /** Null: done. */
+  readonly cursor: CompareMovesCursor | null;
+  /** In all, as the log has them now. */
+  readonly movesTotal: number;
+  readonly jobsTotal: number;
+  /** Moves that ended in this slice, and rows that it compared. */
+  readonly movesDone: number;
+  readonly jobsCompared: number;
+  readonly counts: DifferenceCounts;
+  readonly samples: readonly Difference[];
+  readonly notCompared: readonly NotCompared[];
+}
+
+/** What `VerifyMoves` asks. Reads only. */
+export interface CompareActivities {
+  /** The cluster as it is now against the ring: what is not as it should be is named, and is no refusal. Refuses: CLUSTER_UNKNOWN. */
+  checkCluster(input: { readonly clusterId: string }): Promise<ClusterCheck>;
+  /** Compares for some seconds, row by row, from `cursor` on. */
+  compareMoves(input: CompareMovesInput): Promise<CompareSlice>;
+}
+
+export interface AllActivities
+  extends RingActivities,
+    PodActivities,
+    MoveActivities,
+    VerifyActivities,
+    CompareActivities {}

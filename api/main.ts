@@ -2,6 +2,7 @@
 import { z } from 'zod';
 import { createOperationsClient } from '../client/operations.ts';
 import { lazyTemporalClient, parseTemporalConfig } from '../client/temporal-connection.ts';
+import { createVerificationsClient } from '../client/verifications.ts';
 import { parseConfig } from '../kit/config.ts';
 import { describeError } from '../kit/errors.ts';
 import { createLog } from '../kit/log.ts';
@@ -37,7 +38,8 @@ async function main(): Promise<void> {
   // Not connected yet, on purpose: rings are served while Temporal is down, also by an API that starts then.
   const temporal = lazyTemporalClient(temporalConfig);
   const operations = createOperationsClient({ temporal: temporal.client, taskQueue: config.RINGMASTER_TASK_QUEUE });
-  const api = createApi({ store, operations, token: config.RINGMASTER_API_TOKEN, log });
+  const verifications = createVerificationsClient(temporal.client, config.RINGMASTER_TASK_QUEUE);
+  const api = createApi({ store, operations, verifications, token: config.RINGMASTER_API_TOKEN, log });
 
   const stop = async (): Promise<void> => {
     await api.close();

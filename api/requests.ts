@@ -1,6 +1,7 @@
 /** What requests may contain. Field names are checked strictly: a misspelt `dryrun` must not start an operation. */
 import { z } from 'zod';
 import { TARGET_NODES_MAX } from '../client/operations.ts';
+import { VERIFY_SAMPLES_MAX } from '../client/verifications.ts';
 import { CodedError } from '../kit/errors.ts';
 import { type LimitName, limitNames } from '../ring/limits.ts';
 import type { Ring } from '../ring/ring.ts';
@@ -29,6 +30,25 @@ export const limitsBody = z.strictObject({
   >),
   reason: words(500).optional(),
   actor: words(100).optional(),
+});
+export const verifyBody = z.strictObject({
+  full: z.boolean('must be true or false').optional(),
+  operation: z
+    .string()
+    .regex(/^[0-9a-f-]{1,36}$/, "must be an operation's id, or its beginning")
+    .optional(),
+  samples: z.number().int().min(1).max(VERIFY_SAMPLES_MAX).optional(),
+  resume: z.boolean('must be true or false').optional(),
+  reason: words(500).optional(),
+  actor: words(100).optional(),
+});
+const flag = z.enum(['true', 'false'], 'must be true or false').transform((text) => text === 'true');
+export const verifyQuery = z.strictObject({ full: flag.default(false) });
+export const certificatesQuery = z.strictObject({
+  operation: z
+    .string("an operation's id is needed")
+    .regex(/^[0-9a-f-]{1,36}$/, "must be an operation's id, or its beginning"),
+  partitions: flag.default(false),
 });
 
 const whole = (from: number, to: number) => {

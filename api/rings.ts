@@ -78,6 +78,12 @@ export class Rings {
     return { ring: foldOrBroken(noRing(clusterId), events), at: events.at(-1)?.at ?? null };
   }
 
+  /** The whole log. Throws CLUSTER_UNKNOWN, RING_STORE_UNREACHABLE. */
+  async wholeLog(clusterId: string): Promise<RecordedEvent[]> {
+    await this.latest(clusterId);
+    return await this.#read(clusterId, 0);
+  }
+
   /** A part of the log. Where nothing is there yet it waits up to `waitMs` for more. */
   async log(clusterId: string, after: number, limit: number, waitMs: number): Promise<RecordedEvent[]> {
     await this.latest(clusterId);

@@ -2,6 +2,7 @@
 import { randomUUID } from 'node:crypto';
 import Fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from 'fastify';
 import type { OperationsClient } from '../client/operations.ts';
+import type { VerificationsClient } from '../client/verifications.ts';
 import { CodedError } from '../kit/errors.ts';
 import type { Logger } from '../kit/log.ts';
 import type { RingStore } from '../ringstore/ringstore.ts';
@@ -11,6 +12,7 @@ import { Rings } from './rings.ts';
 import { clusterRoutes, healthRoute } from './routes-clusters.ts';
 import { limitRoutes } from './routes-limits.ts';
 import { operationRoutes } from './routes-operations.ts';
+import { verifyRoutes } from './routes-verify.ts';
 
 /** The largest body that makes sense is a reason of 500 characters. */
 const BODY_BYTES_MAX = 64 * 1024;
@@ -19,6 +21,7 @@ const REQUEST_ID = /^[\w.-]{1,100}$/;
 export interface ApiOptions {
   readonly store: RingStore;
   readonly operations: OperationsClient;
+  readonly verifications: VerificationsClient;
   /** What every request but `/v1/health` must carry. */
   readonly token: string;
   readonly log: Logger;
@@ -28,7 +31,7 @@ export interface ApiOptions {
  * Reads of rings and logs go on without Temporal, and of rings also without the ring store (as last known). What changes something needs both.
  * `close()` ends it, with requests that wait for the log.
  */
-export function createApi({ store, operations, token, log }: ApiOptions): FastifyInstance {
+export function createApi({ store, operations, verifications, token, log }: ApiOptions): FastifyInstance {
   const api = Fastify({
     loggerInstance: log as FastifyBaseLogger,
     logController: new LogController({ disableRequestLogging: true }), // one line per change of state, which the routes write
@@ -55,6 +58,7 @@ export function createApi({ store, operations, token, log }: ApiOptions): Fastif
   clusterRoutes(api, rings, operations);
   limitRoutes(api, rings);
   operationRoutes(api, rings, operations);
+  verifyRoutes(api, rings, verifications);
   // Before the server waits for its requests: those that wait for the log get their answer now.
   api.addHook('preClose', () => rings.close());
   return api;

@@ -3,10 +3,11 @@
  */
 import type { NodeId, RecordedEvent } from '../ring/events.ts';
 import type { LimitName, LimitsChange, MoveLimits } from '../ring/limits.ts';
+import type { MoveRecord } from '../ring/moves.ts';
 import type { PartitionIndex } from '../ring/partition.ts';
 import type { MovePlan } from '../ring/plan.ts';
 import type { OpenMove } from '../ring/ring.ts';
-import type { OperationProgress } from '../workflows/messages.ts';
+import type { OperationProgress, VerifyProgress } from '../workflows/messages.ts';
 import type { OperationSummary } from './operation-runs.ts';
 
 export type { OperationSummary } from './operation-runs.ts';
@@ -116,4 +117,24 @@ export interface LimitsAnswer {
 export interface LimitsRequest extends LimitsChange {
   readonly reason?: string;
   readonly actor?: string;
+}
+
+export interface VerifyStarted {
+  readonly workflowId: string;
+  readonly runId: string;
+}
+export type VerificationAnswer = VerifyProgress;
+
+/** One move of an operation, with its certificate. */
+export interface CertifiedMove extends Omit<MoveRecord, 'proof'> {
+  /** Pending at its hand-over, as was proven then; null before it. */
+  readonly jobsProven: number | null;
+  /** Why there is no certificate; null where there is one, or where nothing was handed over. */
+  readonly uncertifiedBecause: string | null;
+}
+export interface CertificatesAnswer {
+  readonly clusterId: string;
+  /** Whole id. */
+  readonly operation: string;
+  readonly moves: readonly CertifiedMove[];
 }

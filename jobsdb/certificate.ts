@@ -132,6 +132,20 @@ async function sumTarget(client: ClientBase, move: MoveId): Promise<Map<string, 
   return sums;
 }
 
+/** Sums over all partitions of one imported dataset, as a certificate has them. */
+export async function sumTargetOf(
+  client: ClientBase,
+  dataset: sql.ImportedDataset,
+  ranges: readonly sql.MappedRange[],
+): Promise<{ jobs: number; digest: string; order: string }> {
+  const { rows } = await client.query<Sums>(sql.sumImported(dataset, ranges));
+  return {
+    jobs: rows.reduce((sum, { jobs }) => sum + Number(jobs), 0),
+    digest: rows.reduce((sum, { digest }) => sum + BigInt(digest), 0n).toString(),
+    order: rows.reduce((sum, { chain }) => sum + BigInt(chain), 0n).toString(),
+  };
+}
+
 /** Attached datasets that hold jobs of these partitions. */
 export async function movedDatasets(
   client: ClientBase,

@@ -8,7 +8,13 @@ import {
   type ActivityOptions,
   proxyActivities,
 } from '@temporalio/workflow';
-import type { MoveActivities, PodActivities, RingActivities, VerifyActivities } from '../activities/types.ts';
+import type {
+  CompareActivities,
+  MoveActivities,
+  PodActivities,
+  RingActivities,
+  VerifyActivities,
+} from '../activities/types.ts';
 
 /** A worker that died is noticed within this; activities beat every 3 s. */
 const HEARTBEAT_TIMEOUT = '15s';
@@ -72,6 +78,14 @@ const verifyOptions = {
   cancellationType,
 } satisfies ActivityOptions;
 
+const compareOptions = {
+  startToCloseTimeout: '5m', // a slice is some seconds of comparing; its last statement may take as long as its own timeout
+  scheduleToCloseTimeout: '20m', // as long as a pod may take to come back; then it has failed, and may be resumed
+  heartbeatTimeout: HEARTBEAT_TIMEOUT,
+  retry: RETRY,
+  cancellationType,
+} satisfies ActivityOptions;
+
 export const ring = proxyActivities<RingActivities>(ringOptions);
 export const pods = proxyActivities<PodActivities>(podOptions);
 export const { removeUnused } = proxyActivities<PodActivities>(unusedOptions);
@@ -79,6 +93,7 @@ export const { preCopy } = proxyActivities<MoveActivities>(copyOptions);
 export const { cutOver } = proxyActivities<MoveActivities>(cutOverOptions);
 export const { cleanUp } = proxyActivities<MoveActivities>(cleanUpOptions);
 export const { verifyCluster } = proxyActivities<VerifyActivities>(verifyOptions);
+export const { checkCluster, compareMoves } = proxyActivities<CompareActivities>(compareOptions);
 
 /** Calls an activity with a sentence that Temporal's own page shows beside it. */
 export function call<I, O>(

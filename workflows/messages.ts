@@ -4,6 +4,13 @@
  */
 import { defineSearchAttributeKey } from '@temporalio/common';
 import { defineQuery, defineUpdate } from '@temporalio/workflow';
+import type {
+  ClusterCheck,
+  CompareMovesCursor,
+  Difference,
+  DifferenceCounts,
+  NotCompared,
+} from '../activities/types.ts';
 import type { NodeId } from '../ring/events.ts';
 import type { PartitionIndex } from '../ring/partition.ts';
 
@@ -177,3 +184,63 @@ export interface MoveStatus {
   readonly lastAbort: string | null;
 }
 export const moveStatusQuery = defineQuery<MoveStatus>('status');
+
+// ---- VerifyMoves
+
+/** `verify/<clusterId>` compares rows; `verify/<clusterId>/now` only looks at the cluster. One of each runs at a time. */
+export const verifyWorkflowId = (clusterId: string, full: boolean): string =>
+  full ? `verify/${clusterId}` : `verify/${clusterId}/now`;
+export const VERIFY_SAMPLES_DEFAULT = 10;
+export const VERIFY_SAMPLES_MAX = 200;
+
+export interface VerifyInput {
+  readonly clusterId: string;
+  /** Compare what moves took along, row by row; else only the cluster is looked at. */
+  readonly full?: boolean;
+  /** Only moves of this operation: its whole id. */
+  readonly operation?: string;
+  /** Differences that are named; all are counted. */
+  readonly samplesMax?: number;
+  readonly actor?: string;
+  readonly reason?: string;
+  /** Goes on from there: what an earlier run that was stopped has told, or set by continue-as-new. */
+  readonly carry?: VerifyProgress;
+  /** As of ScaleCluster. */
+  readonly continueAsNewAfterEvents?: number;
+}
+
+/** The answer of the query `verification`. */
+export interface VerifyProgress {
+  readonly clusterId: string;
+  readonly full: boolean;
+  readonly operation: string | null;
+  readonly state: 'running' | 'stopping' | 'stopped' | 'completed' | 'failed';
+  /**
+   * Null until it is completed. `verified`: everything was compared and is the same. `incomplete`: so is what could be compared.
+   * `differs`: something is not as it should be.
+   */
+  readonly verdict: 'verified' | 'incomplete' | 'differs' | null;
+  /** Null until it was looked at. */
+  readonly cluster: ClusterCheck | null;
+  readonly movesTotal: number;
+  readonly movesDone: number;
+  readonly jobsTotal: number;
+  readonly jobsCompared: number;
+  readonly counts: DifferenceCounts;
+  readonly samples: readonly Difference[];
+  /** The first of them; their jobs in all. */
+  readonly notCompared: readonly NotCompared[];
+  readonly notComparedMoves: number;
+  readonly notComparedJobs: number;
+  /** From where a later run goes on; null before the first rows, and at the end. */
+  readonly cursor: CompareMovesCursor | null;
+  /** Why it failed. */
+  readonly because: string | null;
+  /** ISO 8601. */
+  readonly startedAt: string;
+  readonly endedAt: string | null;
+}
+
+export const verificationQuery = defineQuery<VerifyProgress>('verification');
+/** Ends it where it is; its progress says from where a later run may go on. */
+export const stopVerificationUpdate = defineUpdate<VerifyProgress, [OperatorRequest]>('stop');

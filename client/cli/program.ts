@@ -1,10 +1,12 @@
 /** The `ringmaster` command: what can be typed, and how it ends. */
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { CodedError, describeError } from '../../kit/errors.ts';
+import { VERIFY_SAMPLES_MAX } from '../../workflows/messages.ts';
 import { bytesPerSecond, getLimits, type LimitsOptions, numberOrDefault, setLimits } from './commands/limits.ts';
 import { log, operations, showCluster, showRing, status } from './commands/look.ts';
 import { plan, type ScaleOptions, scale } from './commands/scale.ts';
 import { type Steering, steer, steering } from './commands/steer.ts';
+import { type VerifyOptions, verify } from './commands/verify.ts';
 import { type Context, type GlobalOptions, openContext } from './context.ts';
 import { type ExitCode, exitCodeOfError, exitCodes } from './exit-codes.ts';
 import type { Surroundings } from './surroundings.ts';
@@ -105,6 +107,19 @@ function createProgram(surroundings: Surroundings, end: (code: ExitCode) => void
         end(await steer(context, name as Steering, operation));
       });
   }
+  program
+    .command('verify')
+    .description('is the cluster as it should be; is what moves took along the same on both sides')
+    .option('--operation <id>', "this operation's certificates; with --full: only its moves")
+    .option('--full', 'compare row by row what moves took along')
+    .addOption(
+      new Option('--samples <n>', 'how many differences to name').argParser(wholeNumber(1, VERIFY_SAMPLES_MAX)),
+    )
+    .option('--resume', 'with --full: go on from where the last one was stopped')
+    .option('--watch', 'look at the --full that is under way, or at the last one')
+    .option('--stop', 'stop the --full that is under way')
+    .option('--verbose', 'certificates with each partition')
+    .action(command((context, self) => verify(context, self.opts<VerifyOptions>())));
   program
     .command('log')
     .description("the ring's events")

@@ -9,7 +9,7 @@ import { endLines } from './show.ts';
 
 const LOOK_EVERY_MS = 500;
 /** An API, a worker or a Temporal that restarts is waited for this long; the operation does not depend on our looking. */
-const PATIENCE_MS = 60_000;
+export const PATIENCE_MS = 60_000;
 const WEATHER = new Set([
   'API_UNREACHABLE',
   'API_ANSWER_INVALID',
@@ -19,6 +19,8 @@ const WEATHER = new Set([
   'WORKER_UNREACHABLE',
   'RING_STORE_UNREACHABLE',
 ]);
+/** What passes: the command looks again. */
+export const isWeather = (error: unknown): boolean => error instanceof CodedError && WEATHER.has(error.code);
 /** Started a moment ago, and not yet seen by everybody. */
 const MAY_BE_YOUNG = 'OPERATION_UNKNOWN';
 

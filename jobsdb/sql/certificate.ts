@@ -1,7 +1,7 @@
 /** What a move took along, as the tables of its source and of its target have it: sums for the certificate, rows for the comparison. Reads only. */
 import { jobsTable, quoteLiteral, quoteTextArray, statusTable } from './datasets.ts';
 import { contentHash } from './digest.ts';
-import { terminalStates } from './schema.ts';
+import { jobColumns, terminalStates } from './schema.ts';
 
 /** A dataset at the source, with the partition ids in it that were moved. */
 export interface MovedDataset {
@@ -22,6 +22,11 @@ export interface MappedRange {
   readonly upTo: number;
   readonly constant: number;
 }
+
+const [, ...contentColumns] = jobColumns;
+
+/** All but the id, which is mapped. */
+export { contentColumns };
 
 const terminal = terminalStates.map((state) => `'${state}'`).join(', ');
 const ROW = 'j.job_id, j.partition_id, j.user_id, j.uuid';
@@ -87,3 +92,55 @@ export const selectImported = `
   SELECT prefix, dataset, imported_status_id::text AS "importedStatusId", attached FROM ringmaster.datasets WHERE move = $1 ORDER BY prefix, dataset`;
 /** The marks of the passes: prefix → range and constant. */
 export const selectMarks = 'SELECT marks FROM ringmaster.import_passes WHERE move = $1 ORDER BY pass';
+
+// ---- row by row
+
+const listed = 'o.job_id::text AS "jobId", o.source_id::text AS "sourceId", o.digest::text AS digest';
+
+/** Jobs put away at the source with `after < id <= upTo`; without `upTo`: all above. */
+export const movedBetween = (move: string, datasets: readonly MovedDataset[], after: number, upTo?: number): string =>
+  movedRows(move, datasets, `AND j.job_id > ${after}${upTo === undefined ? '' : ` AND j.job_id <= ${upTo}`}`);
+
+/** Jobs that came to the target from ids `after < id <= upTo` of the source. */
+export function importedBetween(
+  dataset: ImportedDataset,
+  ranges: readonly MappedRange[],
+  after: number,
+  upTo: number,
+): string {
+  const parts = ranges
+    .map((range) => ({ ...range, after: Math.max(range.after, after), upTo: Math.min(range.upTo, upTo) }))
+    .filter((range) => range.after < range.upTo)
+    .map((range) =>
+      importedRows(
+        dataset,
+        [range],
+        `AND j.job_id > ${range.after + range.constant} AND j.job_id <= ${range.upTo + range.constant}`,
+      ),
+    );
+  return parts.length > 0 ? parts.join(' UNION ALL ') : NO_ROWS;
+}
+
+/** Jobs that were pending at the target and came by no pass of the copy; at most `limit`. */
+export const importedOutside = (dataset: ImportedDataset, ranges: readonly MappedRange[], limit: number): string =>
+  `SELECT ${listed} FROM (${importedRows(dataset, ranges, 'AND r.constant IS NULL')}) AS o ORDER BY o.job_id LIMIT ${limit}`;
+
+export const sumOfRows = (rows: string): string =>
+  `SELECT count(*)::text AS jobs, coalesce(sum(o.digest), 0)::text AS digest FROM (${rows}) AS o`;
+export const listOfRows = (rows: string, limit: number): string =>
+  `SELECT ${listed} FROM (${rows}) AS o ORDER BY o.source_id LIMIT ${limit}`;
+
+/** What a difference tells of jobs `$1` (bigint[]): never a payload, only a hash of each column, in the order of `contentColumns`. */
+export const describeJobs = (datasets: readonly { readonly prefix: string; readonly dataset: number }[]): string =>
+  datasets
+    .map(
+      ({ prefix, dataset }) => `
+    SELECT j.job_id::text AS "jobId", ${quoteLiteral(`${prefix}_jobs_${dataset}`)} AS "table", j.partition_id AS "partitionId", j.uuid::text AS uuid,
+      ARRAY[${contentColumns.map((column) => `hash_record_extended(ROW(j.${column}), 0)`).join(', ')}]::text[] AS hashes
+    FROM ${jobsTable(prefix, dataset)} AS j WHERE j.job_id = ANY ($1::bigint[])`,
+    )
+    .join(' UNION ALL ');
+
+/** Where jobs with these uuids (`$1`) lie in a dataset. Reads over all of it: for a few differences only. */
+export const findUuids = ({ prefix, dataset }: ImportedDataset): string =>
+  `SELECT uuid::text AS uuid, job_id::text AS "jobId" FROM ${jobsTable(prefix, dataset)} WHERE uuid = ANY ($1::uuid[])`;

@@ -3,9 +3,12 @@ import { pino } from 'pino';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { createApi } from '../../api/server.ts';
 import { CodedError } from '../../kit/errors.ts';
+import type { RingCommand } from '../../ring/decide.ts';
+import type { Ring } from '../../ring/ring.ts';
 import { createMemoryRingStore, type MemoryRingStore } from '../../ringstore/memory.ts';
 import { decideAndAppend } from '../../ringstore/ringstore.ts';
-import { FakeOperations } from './fakes.ts';
+import { certificateFor } from '../support/certificate.ts';
+import { FakeOperations, FakeVerifications } from './fakes.ts';
 
 const token = 'a-token-of-some-length';
 const by = { actor: 'test', reason: 'to see', operation: null };
@@ -13,6 +16,7 @@ const node = (n: number) => ({ node: `node-${n}`, databaseId: `db-${n}`, url: `h
 
 let store: MemoryRingStore;
 let operations: FakeOperations;
+let verifications: FakeVerifications;
 let api: FastifyInstance;
 
 beforeEach(async () => {
@@ -20,7 +24,8 @@ beforeEach(async () => {
   const nodes = [node(0), node(1)];
   await decideAndAppend(store, 'demo', { type: 'make ring', clusterId: 'demo', partitionCount: 8, nodes }, by);
   operations = new FakeOperations();
-  api = createApi({ store, operations, token, log: pino({ level: 'silent' }) });
+  verifications = new FakeVerifications();
+  api = createApi({ store, operations, verifications, token, log: pino({ level: 'silent' }) });
 });
 afterEach(async () => {
   await api.close();
@@ -408,5 +413,123 @@ describe('steering an operation', () => {
     const { body } = await call('GET', '/clusters/demo/operations?limit=5');
     expect(body.operations).toMatchObject([{ operationId, targetNodes: 3, reason: 'x' }]);
     expect((await call('GET', '/clusters/demo/operations?limit=0')).body.code).toBe('QUERY_INVALID');
+  });
+});
+
+describe('verifying', () => {
+  const operationId = '5d0ec5b2-9376-4228-82ac-7516b6afe922';
+  const other = '5d0ec5b2-1111-4228-82ac-7516b6afe922';
+  /** Two moves of the operation: one certified, one handed over and not yet; one of another operation, which was aborted. */
+  async function moveSome(): Promise<void> {
+    const append = async (operation: string, command: RingCommand): Promise<Ring> =>
+      (await decideAndAppend(store, 'demo', command, { actor: 'worker', reason: 'to grow', operation })).ring;
+    const proof = { jobsPending: 5, jobsCopied: 6, prefixes: [{ prefix: 'gw', pending: 5, digest: '7' }] };
+    await append(operationId, { type: 'freeze', by: { operationId, workflowId: 'w', runId: 'r' } });
+    for (const [operation, n, partition] of [
+      [operationId, 1, 0],
+      [operationId, 2, 1],
+      [other, 1, 2],
+    ] as const) {
+      const move = `${operation}/move-${n}.1`;
+      await append(operation, {
+        type: 'start move',
+        holder: 1,
+        move,
+        from: 'node-0',
+        to: 'node-1',
+        partitions: [partition],
+      });
+      const { moves } = await append(operation, { type: 'claim move', holder: 1, move, attempt: 'x' });
+      if (operation === other) await append(operation, { type: 'abort move', move, because: 'slow' });
+      else {
+        const token = moves.find((open) => open.move === move)!.token;
+        const ring = await append(operation, { type: 'hand over', move, token, proof });
+        if (n === 1) await append(operation, { type: 'complete move', move, certificate: certificateFor(ring, move) });
+      }
+    }
+  }
+
+  test("an operation's certificates come from the log, also while Temporal is down, and by a unique beginning of its id", async () => {
+    await moveSome();
+    verifications.down = new CodedError('TEMPORAL_UNREACHABLE', 'down');
+    const { status, body } = await call('GET', '/clusters/demo/certificates?operation=5d0ec5b2-9&partitions=true');
+    expect(status).toBe(200);
+    expect(body).toMatchObject({
+      clusterId: 'demo',
+      operation: operationId,
+      moves: [
+        { from: 'node-0', to: 'node-1', state: 'completed', jobsProven: 5, uncertifiedBecause: null },
+        {
+          state: 'handed over',
+          jobsProven: 5,
+          certificate: null,
+          uncertifiedBecause: expect.stringContaining('not been found equal'),
+        },
+      ],
+    });
+    expect(body.moves[0].certificate).toMatchObject({
+      jobs: 5,
+      tables: [{ prefix: 'gw', partitions: [[0, 5, '7', '9', 1, 5, 101, 105]] }],
+    });
+    const short = await call('GET', `/clusters/demo/certificates?operation=${operationId}`);
+    expect(short.body.moves[0].certificate.tables[0].partitions).toEqual([]);
+  });
+
+  test.each([
+    ['an operation that moved nothing', 'operation=aaaa', 404, 'OPERATION_UNKNOWN'],
+    ['a beginning of two', 'operation=5d0e', 409, 'OPERATION_AMBIGUOUS'],
+    ['none', '', 400, 'QUERY_INVALID'],
+    ['a misspelt parameter', 'operation=5d0ec5b2-9&partition=true', 400, 'QUERY_INVALID'],
+  ])('certificates of %s: refused by name', async (_name, query, status, code) => {
+    await moveSome();
+    expect(await call('GET', `/clusters/demo/certificates?${query}`)).toMatchObject({ status, body: { code } });
+  });
+
+  test('is started, looked at and stopped', async () => {
+    await moveSome();
+    const started = await call('POST', '/clusters/demo/verify', {
+      full: true,
+      operation: '5d0ec5b2-9',
+      samples: 3,
+      actor: 'ada',
+    });
+    expect(started).toMatchObject({ status: 202, body: { workflowId: 'verify/demo' } });
+    expect(verifications.requests).toEqual([
+      { clusterId: 'demo', full: true, operation: operationId, samplesMax: 3, actor: 'ada' },
+    ]);
+    expect(await call('POST', '/clusters/demo/verify', { full: true })).toMatchObject({
+      status: 409,
+      body: { code: 'VERIFY_RUNNING' },
+    });
+    expect((await call('GET', '/clusters/demo/verify?full=true')).body).toMatchObject({
+      state: 'running',
+      operation: operationId,
+    });
+    expect((await call('POST', '/clusters/demo/verify/stop', { reason: 'later' })).body).toMatchObject({
+      state: 'stopped',
+    });
+    expect(verifications.stops).toEqual([{ reason: 'later' }]);
+    expect(await call('POST', '/clusters/demo/verify/stop')).toMatchObject({
+      status: 404,
+      body: { code: 'VERIFY_UNKNOWN' },
+    });
+  });
+
+  test.each([
+    ['too many samples', { samples: 201 }, 'BODY_INVALID'],
+    ['half a sample', { samples: 0.5 }, 'BODY_INVALID'],
+    ['a misspelt field', { ful: true }, 'BODY_INVALID'],
+    ['an operation that is none', { operation: '../x' }, 'BODY_INVALID'],
+  ])('with %s nothing is started', async (_name, body, code) => {
+    expect(await call('POST', '/clusters/demo/verify', body)).toMatchObject({ status: 400, body: { code } });
+    expect(verifications.requests).toEqual([]);
+  });
+
+  test('of a cluster that is not there: 404', async () => {
+    expect(await call('POST', '/clusters/nope/verify', {})).toMatchObject({
+      status: 404,
+      body: { code: 'CLUSTER_UNKNOWN' },
+    });
+    expect(await call('GET', '/clusters/nope/verify')).toMatchObject({ status: 404 });
   });
 });

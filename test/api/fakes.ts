@@ -8,6 +8,12 @@ import type {
   ScaleInput,
   StartedOperation,
 } from '../../client/operations.ts';
+import type {
+  StartedVerification,
+  VerificationsClient,
+  VerifyProgress,
+  VerifyRequest,
+} from '../../client/verifications.ts';
 import { CodedError } from '../../kit/errors.ts';
 
 interface FakeOperation {
@@ -105,6 +111,72 @@ export class FakeOperations implements OperationsClient {
   #assertUp(): void {
     if (this.down) throw this.down;
   }
+}
+
+/** Verifications in memory. */
+export class FakeVerifications implements VerificationsClient {
+  readonly requests: VerifyRequest[] = [];
+  readonly stops: OperatorRequest[] = [];
+  last: VerifyProgress | null = null;
+  /** What a look at the progress changes first. */
+  script: Partial<VerifyProgress>[] = [];
+  down: CodedError | null = null;
+
+  async start(request: VerifyRequest): Promise<StartedVerification> {
+    if (this.down) throw this.down;
+    if (request.full && this.last && this.last.endedAt === null)
+      throw new CodedError('VERIFY_RUNNING', 'a verification is under way');
+    this.requests.push(request);
+    const { clusterId, full = false, operation = null } = request;
+    this.last = verificationOf({
+      ...(request.resume ? this.last : {}),
+      clusterId,
+      full,
+      operation,
+      state: 'running',
+      endedAt: null,
+    });
+    return { workflowId: `verify/${clusterId}`, runId: randomUUID() };
+  }
+
+  async progress(): Promise<VerifyProgress> {
+    if (this.down) throw this.down;
+    if (!this.last) throw new CodedError('VERIFY_UNKNOWN', 'there is no such verification');
+    this.last = { ...this.last, ...this.script.shift() };
+    return this.last;
+  }
+
+  async stop(_clusterId: string, request: OperatorRequest): Promise<VerifyProgress> {
+    if (this.last?.endedAt !== null) throw new CodedError('VERIFY_UNKNOWN', 'there is no such verification');
+    this.stops.push(request);
+    this.last = { ...this.last, state: 'stopped', endedAt: new Date().toISOString() };
+    return this.last;
+  }
+}
+
+export function verificationOf(some: Partial<VerifyProgress>): VerifyProgress {
+  return {
+    clusterId: 'demo',
+    full: true,
+    operation: null,
+    state: 'running',
+    verdict: null,
+    cluster: null,
+    movesTotal: 0,
+    movesDone: 0,
+    jobsTotal: 0,
+    jobsCompared: 0,
+    counts: { missing: 0, added: 0, differs: 0, 'changed places': 0 },
+    samples: [],
+    notCompared: [],
+    notComparedMoves: 0,
+    notComparedJobs: 0,
+    cursor: null,
+    because: null,
+    startedAt: new Date().toISOString(),
+    endedAt: null,
+    ...some,
+  };
 }
 
 export function progressOf(some: Partial<OperationProgress>): OperationProgress {

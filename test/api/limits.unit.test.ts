@@ -6,7 +6,7 @@ import { CodedError } from '../../kit/errors.ts';
 import { createMemoryRingStore, type MemoryRingStore } from '../../ringstore/memory.ts';
 import { decideAndAppend } from '../../ringstore/ringstore.ts';
 import { by as holder } from '../ring/drawing.ts';
-import { FakeOperations } from './fakes.ts';
+import { FakeOperations, FakeVerifications } from './fakes.ts';
 
 const token = 'a-token-of-some-length';
 const by = { actor: 'test', reason: 'to see', operation: null };
@@ -21,7 +21,7 @@ beforeEach(async () => {
   const nodes = [node(0), node(1)];
   await decideAndAppend(store, 'demo', { type: 'make ring', clusterId: 'demo', partitionCount: 8, nodes }, by);
   operations = new FakeOperations();
-  api = createApi({ store, operations, token, log: pino({ level: 'silent' }) });
+  api = createApi({ store, operations, verifications: new FakeVerifications(), token, log: pino({ level: 'silent' }) });
 });
 afterEach(async () => {
   await api.close();

@@ -15,10 +15,12 @@ import {
   writeConnectionFile,
 } from '../../client/connection-file.ts';
 import { CodedError } from '../../kit/errors.ts';
+import type { RingCommand } from '../../ring/decide.ts';
 import type { LimitName } from '../../ring/limits.ts';
 import { createMemoryRingStore, type MemoryRingStore } from '../../ringstore/memory.ts';
 import { decideAndAppend } from '../../ringstore/ringstore.ts';
-import { FakeOperations } from '../api/fakes.ts';
+import { FakeOperations, FakeVerifications, verificationOf } from '../api/fakes.ts';
+import { certificateFor } from '../support/certificate.ts';
 
 const token = 'a-token-of-some-length';
 const by = { actor: 'test', reason: 'to see', operation: null };
@@ -26,6 +28,7 @@ const node = (n: number) => ({ node: `node-${n}`, databaseId: `db-${n}`, url: `h
 
 let store: MemoryRingStore;
 let operations: FakeOperations;
+let verifications: FakeVerifications;
 let api: ReturnType<typeof createApi>;
 let env: Record<string, string | undefined>;
 
@@ -33,7 +36,8 @@ beforeEach(async () => {
   store = createMemoryRingStore();
   await makeCluster('demo');
   operations = new FakeOperations();
-  api = createApi({ store, operations, token, log: pino({ level: 'silent' }) });
+  verifications = new FakeVerifications();
+  api = createApi({ store, operations, verifications, token, log: pino({ level: 'silent' }) });
   env = { RINGMASTER_URL: await api.listen({ port: 0, host: '127.0.0.1' }), RINGMASTER_TOKEN: token };
 });
 afterEach(async () => {
@@ -142,6 +146,7 @@ describe('usage', () => {
       'resume',
       'retry',
       'cancel',
+      'verify',
       'log',
       'ring',
       'cluster',
@@ -501,4 +506,142 @@ describe('looking and steering', () => {
       err: 'RING_VERSION_UNKNOWN: the log of demo ends at version 1\n',
     });
   });
+});
+
+describe('verify', () => {
+  const cluster = { version: 9, epoch: 3, nodes: 2, problems: [], problemCount: 0 };
+  const at = new Date().toISOString();
+
+  test('looks at the cluster: exit 0 where it is as it should be, 1 where not, naming what', async () => {
+    verifications.script = [{ cluster }, { state: 'completed', verdict: 'verified', endedAt: at }];
+    const good = await ringmaster('verify');
+    expect(good).toMatchObject({ code: 0, err: '' });
+    expect(good.out).toContain('as it should be');
+    expect(verifications.requests).toMatchObject([{ clusterId: 'demo', actor: 'anna' }]);
+
+    const problems = [{ node: 'node-1', move: null, what: 'has folded version 8 of 9' }];
+    verifications.script = [
+      { cluster: { ...cluster, problems, problemCount: 1 }, state: 'completed', verdict: 'differs', endedAt: at },
+    ];
+    const bad = await ringmaster('verify');
+    expect(bad.code).toBe(1);
+    expect(bad.out).toContain('node-1 has folded version 8 of 9');
+  });
+
+  test('--full names what differs: where, in which columns, how many in all', async () => {
+    const where = {
+      move: 'op/move-1.1',
+      prefix: 'gw',
+      tableAtSource: 'gw_jobs_1',
+      idAtSource: 7,
+      tableAtTarget: 'gw_jobs_2',
+      idAtTarget: 107,
+    };
+    const samples = [{ ...where, kind: 'differs', partition: 3, columns: ['event_payload'] }] as const;
+    verifications.script = [
+      { movesTotal: 1, jobsTotal: 100, jobsCompared: 50 },
+      {
+        state: 'completed',
+        verdict: 'differs',
+        cluster,
+        movesDone: 1,
+        jobsCompared: 100,
+        samples,
+        endedAt: at,
+        counts: { missing: 0, added: 0, differs: 12, 'changed places': 0 },
+      },
+    ];
+    const { code, out } = await ringmaster('verify --full --samples 1');
+    expect(code).toBe(1);
+    expect(out).toContain('50 of 100 jobs compared');
+    expect(out).toContain('12 differs');
+    expect(out).toMatch(/op\/move-1.1 +differs +gw_jobs_1 7 +gw_jobs_2 107 +3 +event_payload/);
+    expect(verifications.requests).toMatchObject([{ full: true, samplesMax: 1 }]);
+  });
+
+  test('what could not be compared is told: no failure, and not called as it should be', async () => {
+    const notCompared = [{ move: 'op/move-1.1', jobs: 40, because: 'its source has deleted them since' }];
+    verifications.script = [
+      {
+        state: 'completed',
+        verdict: 'incomplete',
+        cluster,
+        notCompared,
+        notComparedMoves: 1,
+        notComparedJobs: 40,
+        endedAt: at,
+      },
+    ];
+    const { code, out } = await ringmaster('verify --full');
+    expect(code).toBe(0);
+    expect(out).toContain('nothing differs of what could be compared; not all could be');
+    expect(out).toContain('op/move-1.1, 40 jobs: its source has deleted them since');
+  });
+
+  test('Ctrl-C stops the watching only, and tells how to look again, to stop and to go on', async () => {
+    const { code, out } = await ringmaster('verify --full', { interrupt: (press) => setTimeout(press, 100) });
+    expect(code).toBe(3);
+    for (const line of ['ringmaster verify --watch', 'ringmaster verify --stop', 'ringmaster verify --full --resume'])
+      expect(out).toContain(line);
+    expect(verifications.last).toMatchObject({ state: 'running' });
+  });
+
+  test('--stop stops it; started again a person is asked whether it goes on from there', async () => {
+    verifications.last = verificationOf({ jobsTotal: 100, jobsCompared: 30 });
+    expect(await ringmaster('verify --stop')).toMatchObject({ code: 0 });
+    verifications.script = [{}, { state: 'completed', verdict: 'verified', cluster, endedAt: at }];
+    const again = await ringmaster('verify --full', { answers: [''] });
+    expect(again.asked).toEqual(['The last was stopped after 30 of 100 jobs. Go on from there? [Y/n] ']);
+    expect(again.code).toBe(0);
+    expect(verifications.requests.at(-1)).toMatchObject({ full: true, resume: true });
+  });
+
+  test('without a terminal it starts anew unless --resume says otherwise, and says so', async () => {
+    const stopped = verificationOf({ state: 'stopped', endedAt: at, jobsTotal: 100, jobsCompared: 30 });
+    const done = { state: 'completed', verdict: 'verified', cluster, endedAt: at } as const;
+    verifications.last = stopped;
+    verifications.script = [{}, done];
+    expect((await ringmaster('verify --full')).out).toContain('--resume goes on');
+    expect(verifications.requests.at(-1)).not.toHaveProperty('resume');
+    verifications.last = stopped;
+    verifications.script = [done];
+    await ringmaster('verify --full --resume --json');
+    expect(verifications.requests.at(-1)).toMatchObject({ resume: true });
+  });
+
+  test('--operation shows its certificates: a table, each partition with --verbose, all with --json; exit 1 while one is missing', async () => {
+    const operation = '5d0ec5b2-9376-4228-82ac-7516b6afe922';
+    const move = `${operation}/move-1.1`;
+    const append = async (command: RingCommand) =>
+      (await decideAndAppend(store, 'demo', command, { ...by, operation })).ring;
+    await append({ type: 'freeze', by: { operationId: operation, workflowId: 'w', runId: 'r' } });
+    await append({ type: 'start move', holder: 1, move, from: 'node-0', to: 'node-1', partitions: [0] });
+    const { moves } = await append({ type: 'claim move', holder: 1, move, attempt: 'x' });
+    const proof = { jobsPending: 5, jobsCopied: 6, prefixes: [{ prefix: 'gw', pending: 5, digest: '7' }] };
+    const ring = await append({ type: 'hand over', move, token: moves[0]!.token, proof });
+    const open = await ringmaster('verify --operation 5d0ec5b2');
+    expect(open.code).toBe(1);
+    expect(open.out).toContain('move-1.1 has no certificate: its source and target have not been found equal yet');
+
+    await append({ type: 'complete move', move, certificate: certificateFor(ring, move) });
+    const { code, out } = await ringmaster('verify --operation 5d0ec5b2 --verbose');
+    expect(code).toBe(0);
+    expect(out).toContain('1 of 1 move that were handed over certified, 5 jobs');
+    expect(out).toMatch(/move-1.1 +node-0 +node-1 +0 +2 +5 +0 +0 /);
+    expect(out).toMatch(/gw +0 +5 +7 +9 +1–5 +101–105/);
+    expect((await ringmaster('verify --operation 5d0ec5b2 --json')).json()).toMatchObject({
+      operation,
+      moves: [{ certificate: { jobs: 5 } }],
+    });
+  });
+
+  test.each(['verify --full --stop', 'verify --watch --stop', 'verify --resume', 'verify --full --samples 0'])(
+    '%s: exit 2',
+    async (line) => {
+      const { code, err } = await ringmaster(line);
+      expect(code).toBe(2);
+      expect(err).toMatch(/^USAGE: [^\n]+\n$/);
+      expect(verifications.requests).toEqual([]);
+    },
+  );
 });

@@ -4,10 +4,17 @@
  */
 import { cancellationSignal, heartbeat } from '@temporalio/activity';
 import { ApplicationFailure } from '@temporalio/common';
+import { createCompareActivities } from '../../activities/compare.ts';
 import type { Holders } from '../../activities/deps.ts';
 import { createPodActivities } from '../../activities/pods.ts';
 import { createRingActivities } from '../../activities/ring.ts';
-import type { AllActivities, CutOverResult, MoveActivityInput } from '../../activities/types.ts';
+import type {
+  AllActivities,
+  CompareMovesInput,
+  CompareSlice,
+  CutOverResult,
+  MoveActivityInput,
+} from '../../activities/types.ts';
 import { createVerifyActivities } from '../../activities/verify.ts';
 import type { NodeControl, NodeStatus } from '../../dataplane/contract.ts';
 import { CodedError } from '../../kit/errors.ts';
@@ -49,6 +56,10 @@ export class World {
   /** Decides how a cut-over ends; default: handed over. */
   cutOver: (input: MoveActivityInput) => CutOverResult | 'hand over' | Promise<CutOverResult | 'hand over'> = () =>
     'hand over';
+  /** Compares for some seconds. */
+  compare: (input: CompareMovesInput) => CompareSlice | Promise<CompareSlice> = () => {
+    throw new Error('not in these tests');
+  };
   readonly clusterId: string;
   holders: Holders = { endOf: async () => null };
 
@@ -150,6 +161,8 @@ export class World {
       ...createRingActivities(deps),
       ...createPodActivities(deps),
       ...createVerifyActivities(deps),
+      ...createCompareActivities(deps),
+      compareMoves: async (input) => this.compare(input),
       ...this.#moves(),
     };
     return Object.fromEntries(
