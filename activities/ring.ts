@@ -3,7 +3,7 @@
  */
 import { RingRefusal } from '../ring/decide.ts';
 import type { HolderIdentity, MoveId, RecordedEvent } from '../ring/events.ts';
-import { fold, noRing, type OpenMove, type Ring } from '../ring/ring.ts';
+import { fold, limitsOf, noRing, type OpenMove, type Ring } from '../ring/ring.ts';
 import { type Authorship, decideAndAppend, readRing } from '../ringstore/ringstore.ts';
 import type { ActivityDeps } from './deps.ts';
 import { refusingByType } from './errors.ts';
@@ -69,6 +69,7 @@ export function createRingActivities(deps: RingDeps): RingActivities {
         .filter((open) => !open.move.startsWith(`${operationId}/`))
         .map(({ move, from, to, partitions, state }) => ({ move, from, to, partitions, state })),
       ring: summarizeRing(ring),
+      movesPerNode: limitsOf(ring).movesPerNode,
     };
   }
 

@@ -53,6 +53,8 @@ export interface Frozen {
   /** Moves that another operation left open. */
   readonly leftovers: readonly Leftover[];
   readonly ring: RingSummary;
+  /** The cluster's limit as it is now; absent in histories of a version that had none: 1. */
+  readonly movesPerNode?: number;
 }
 
 export interface StartMoveInput extends AskingAsHolder {

@@ -35,6 +35,18 @@ program
   );
 
 program
+  .command('impact')
+  .description('what a move takes from live traffic, and what the brake costs the move')
+  .option('--rows <n>', 'pending jobs that move', whole('a whole number', 1_000, 10_000_000), 600_000)
+  .option('--moves <n>', 'moves, half of them with the brake on', whole('an even number', 2, 100), 4)
+  .option('--rate <n>', 'events a second', whole('a whole number', 10, 10_000), 300)
+  .option('--json <file>', 'write the report there')
+  .action(async ({ rows, moves, rate, json }: { rows: number; moves: number; rate: number; json?: string }) => {
+    const { benchImpact } = await import('./impact.ts');
+    await report(await benchImpact({ rows, moves: moves + (moves % 2), rate }), json);
+  });
+
+program
   .command('plan')
   .description('the planner: from --nodes nodes to one more')
   .option('--partitions <n>', 'partitions of the ring', partitionCount, 65_536)

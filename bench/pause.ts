@@ -31,8 +31,8 @@ import { scaleWorkflowId } from '../workflows/messages.ts';
  * From one node to two and back the same half moves: the planner takes the highest partitions, and a removed node gives all that it has. Few, so that there
  * is always work in each: a delivery pause begins with a partition's last start, and where none was due it would seem longer than it is.
  */
-const PARTITIONS = 8;
-const MOVED = Array.from({ length: PARTITIONS / 2 }, (_, n) => PARTITIONS / 2 + n);
+export const PARTITIONS = 8;
+export const MOVED = Array.from({ length: PARTITIONS / 2 }, (_, n) => PARTITIONS / 2 + n);
 const SOURCE = 'node-0';
 /** The stack's own (dev/stack.ts). */
 const WORKSPACE = 'demo';
@@ -237,7 +237,7 @@ async function measure(bench: Bench, { backlogs, moves, rate }: PauseOptions): P
 }
 
 /** One move of half the ring. The node that leaves takes its volume along: each time there is a new one, with nothing in its tables. */
-async function scale(
+export async function scale(
   client: Client,
   stack: Stack,
   targetNodes: number,
@@ -269,8 +269,8 @@ async function scale(
 // ---- the backlog
 
 /** `rt` jobs that wait for a retry, the partitions' in turn, each of about 0.5 kB. Returns the bytes of a row. */
-async function fill(stack: Stack, rows: number, signal: AbortSignal): Promise<number> {
-  const endpoints = await stack.platform.describeNode(SOURCE);
+export async function fill(stack: Stack, rows: number, signal: AbortSignal, node = SOURCE): Promise<number> {
+  const endpoints = await stack.platform.describeNode(node);
   const client = new pg.Client({ connectionString: databaseUrl(endpoints!.database), application_name: 'bench' });
   await client.connect();
   const abort = (): void => void client.end().catch(() => undefined);
@@ -313,7 +313,7 @@ const insertWaiting = (dataset: number): string => `
 // ---- the traffic
 
 /** The same number of users in every partition, each as busy as the others. */
-function spreadSource(): EventSource {
+export function spreadSource(): EventSource {
   const random = seededRandom(SEED);
   const users = new Map<PartitionIndex, string[]>();
   for (

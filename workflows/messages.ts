@@ -51,6 +51,8 @@ export interface ScaleCarry {
   /** Holder number of the freeze. */
   readonly holder: number;
   readonly paused: boolean;
+  /** As it was at the freeze. Default 1. */
+  readonly movesPerNode?: number;
 }
 
 export type OperationState =

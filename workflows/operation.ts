@@ -58,6 +58,8 @@ export class Operation {
   mayHoldRing: boolean;
   /** From the moment when pods may have been started for us; before it a node of the same name is somebody else's. */
   mayHaveAddedNodes: boolean;
+  /** Moves at a time from or to one node: the cluster's limit as it was at the freeze. */
+  movesPerNode: number;
   /** The ring under our freeze, for the plan. */
   frozen: RingSummary | null = null;
   readonly #work = new CancellationScope();
@@ -70,6 +72,7 @@ export class Operation {
     this.input = input;
     const carry = input?.carry;
     this.holder = carry?.holder ?? 0;
+    this.movesPerNode = carry?.movesPerNode ?? 1;
     this.mayHoldRing = carry !== undefined;
     this.mayHaveAddedNodes = carry !== undefined;
     this.#paused = carry?.paused ?? false;
@@ -191,6 +194,7 @@ export class Operation {
       progress: this.progress,
       holder: this.holder,
       paused: this.#paused,
+      movesPerNode: this.movesPerNode,
     };
   }
 

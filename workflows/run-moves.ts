@@ -1,4 +1,4 @@
-/** Carries out the planned moves: several at once, at most one for each node, each a child workflow. */
+/** Carries out the planned moves: several at once, for each node as many as the cluster's limit says (by default one), each a child workflow. */
 
 import { TypedSearchAttributes } from '@temporalio/common';
 import {
@@ -23,7 +23,7 @@ export async function runMoves(op: Operation): Promise<void> {
   try {
     for (;;) {
       if (op.mayStart && !isHistoryLong(op)) {
-        for (const move of startable(moves, running)) {
+        for (const move of startable(moves, running, op.movesPerNode)) {
           const run = runMove(op, move)
             .catch((error: unknown) => void bugs.push(error))
             .finally(() => running.delete(move));
@@ -48,12 +48,21 @@ function isHistoryLong({ input }: Operation): boolean {
   return continueAsNewSuggested || historyLength >= (input.continueAsNewAfterEvents ?? Number.POSITIVE_INFINITY);
 }
 
-/** In the plan's order, those whose two nodes are free: a node's disk and its users feel one move at a time. */
-function startable(moves: readonly MoveEntry[], running: ReadonlyMap<MoveEntry, unknown>): MoveEntry[] {
-  const busy = new Set([...running.keys()].flatMap(({ from, to }) => [from, to]));
+/** In the plan's order, those whose two nodes are free: a node's disk and its users feel as many moves at a time as the cluster's limit says. */
+function startable(
+  moves: readonly MoveEntry[],
+  running: ReadonlyMap<MoveEntry, unknown>,
+  movesPerNode: number,
+): MoveEntry[] {
+  const busy: Record<string, number> = {};
+  const take = ({ from, to }: MoveEntry): void => {
+    for (const node of [from, to]) busy[node] = (busy[node] ?? 0) + 1;
+  };
+  const isFree = (node: string): boolean => (busy[node] ?? 0) < movesPerNode;
+  for (const move of running.keys()) take(move);
   return moves.filter((move) => {
-    if (move.state !== 'waiting' || running.has(move) || busy.has(move.from) || busy.has(move.to)) return false;
-    busy.add(move.from).add(move.to);
+    if (move.state !== 'waiting' || running.has(move) || !isFree(move.from) || !isFree(move.to)) return false;
+    take(move);
     return true;
   });
 }

@@ -129,6 +129,7 @@ async function freezeRing(op: Operation): Promise<void> {
   const { clusterId } = op.progress;
   const frozen = await call(ring.freeze, `freeze the ring of ${clusterId}`, { ...op.asking, by: op.identity });
   op.holder = frozen.holder;
+  op.movesPerNode = frozen.movesPerNode ?? 1;
   if (frozen.takenOverFrom) {
     const { operationId, because } = frozen.takenOverFrom;
     op.note(`the freeze of operation ${operationId} was taken over: ${because}`);

@@ -68,6 +68,15 @@ export const guards: readonly Guard[] = [
       only: 'the wait ends with the reason of the abort',
     },
   ]),
+  ...of('workflows/run-moves.ts', 'test/workflows/scale-cluster.int.test.ts', [
+    {
+      name: 'moves at a node wait for each other',
+      because: "a node's disk and its users feel one move at a time, unless told otherwise",
+      find: "if (move.state !== 'waiting' || running.has(move) || !isFree(move.from) || !isFree(move.to)) return false;",
+      replace: "if (move.state !== 'waiting' || running.has(move)) return false;",
+      only: 'moves never more than one batch at a node at a time',
+    },
+  ]),
   ...of('node/processor.ts', 'test/node/delivery.int.test.ts', [
     {
       name: 'a processing whose COMMIT was lost wakes the delivery',

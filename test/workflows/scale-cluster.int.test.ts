@@ -171,6 +171,28 @@ describe('a scale operation', () => {
       await scale(4);
       expect(most).toBe(4);
     }));
+
+  test.each([
+    ['one run', {}],
+    ['runs that continue as new', { continueAsNewAfterEvents: 20 }],
+  ])("moves as many batches at a node at a time as the cluster's limit says, in %s", (_what, input) =>
+    harness.run(1, async ({ world, start }) => {
+      await world.append({ type: 'set limits', change: { movesPerNode: 2 } });
+      let atOnce = 0;
+      const seen: number[] = [];
+      world.cutOver = async () => {
+        atOnce += 1;
+        await new Promise((resolve) => setTimeout(resolve, 300));
+        seen.push(atOnce);
+        atOnce -= 1;
+        return 'hand over' as const;
+      };
+      await (await start({ targetNodes: 2, partitionsPerMoveMax: 1, ...input })).result();
+      expect(seen).toHaveLength(8);
+      expect(Math.max(...seen)).toBe(2);
+      expect(seen.filter((count) => count === 2).length).toBeGreaterThan(2);
+    }),
+  );
 });
 
 describe('a bad input ends with one code, and nothing has changed', () => {
