@@ -11,6 +11,7 @@ import {
   retryUpdate,
   type ScaleInput,
 } from '../workflows/messages.ts';
+import { withCopies } from './move-copies.ts';
 import { createOperationFinder, type OperationFinder } from './operation-finder.ts';
 import { isClosed, type Operation, type OperationSummary, stateOf, summaryOf } from './operation-runs.ts';
 import { createOperationStarter, type OperationStarter, type StartOptions } from './operation-start.ts';
@@ -93,7 +94,7 @@ class TemporalOperations implements OperationsClient {
     const handle = this.#temporal.workflow.getHandle(workflowId, runId);
     try {
       const asked = await this.#within(() => handle.query(progressQuery));
-      return isClosed(operation.run) ? asEnded(asked, operation) : asked;
+      return isClosed(operation.run) ? asEnded(asked, operation) : await withCopies(this.#temporal, asked);
     } catch (error) {
       const coded = codedTemporalError(error, 'workflow');
       // A query on a closed run needs a worker all the same; its result does not.

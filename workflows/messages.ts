@@ -84,6 +84,16 @@ export interface BlockedOn {
   readonly move?: string;
 }
 
+/** What the heartbeat of a copy that runs says: for people, some seconds old at most. A throttled copy is no stalled one. */
+export interface MoveCopy {
+  /** By the attempt that runs. */
+  readonly jobsCopied: number;
+  /** `bytesPerSecond`, or `brake: …`, which says which node feels what; null: as fast as it can. */
+  readonly throttledBy: string | null;
+  /** What it may stream in a second at present; null: no limit. */
+  readonly bytesPerSecond: number | null;
+}
+
 export interface MoveProgress {
   readonly n: number;
   readonly from: NodeId;
@@ -97,6 +107,8 @@ export interface MoveProgress {
   readonly lastAbort?: string;
   /** Id in the ring's log of the try that was handed over. */
   readonly move?: string;
+  /** Of a copy that runs. Put there by who asks (client/move-copies.ts): the workflow does not know it. */
+  readonly copy?: MoveCopy;
 }
 
 /** The answer of the query `progress`: the whole operation, for people and programs. */

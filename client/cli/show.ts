@@ -82,9 +82,18 @@ export function progressLines(progress: ProgressAnswer, terminal: Terminal, now:
           `  ${progress.partitionsMoved} of ${plural(partitionsToMove, 'partition')} moved, ${plural(progress.jobsMoved, 'job')}`,
         ]
       : []),
+    ...progress.moves.flatMap(copyLines),
     ...progress.notes.map((note) => `  ${plain(note)}`),
     ...attention(progress),
   ];
+}
+
+/** Of a move whose copy runs. */
+function copyLines({ n, from, to, copy }: ProgressAnswer['moves'][number]): string[] {
+  if (!copy) return [];
+  const atMost = copy.bytesPerSecond === null ? '' : `, ${rate(copy.bytesPerSecond)} at most`;
+  const throttled = copy.throttledBy === null ? '' : `, throttled by ${plain(copy.throttledBy)}${atMost}`;
+  return [`  move ${n} from ${from} to ${to}: copying, ${plural(copy.jobsCopied, 'job')} so far${throttled}`];
 }
 
 /** How it ended, for who has waited. */

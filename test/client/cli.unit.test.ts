@@ -19,7 +19,8 @@ import type { RingCommand } from '../../ring/decide.ts';
 import type { LimitName } from '../../ring/limits.ts';
 import { createMemoryRingStore, type MemoryRingStore } from '../../ringstore/memory.ts';
 import { decideAndAppend } from '../../ringstore/ringstore.ts';
-import { FakeOperations, FakeVerifications, verificationOf } from '../api/fakes.ts';
+import type { MoveCopy } from '../../workflows/messages.ts';
+import { FakeOperations, FakeOperations, FakeVerifications, verificationOf } from '../api/fakes.ts';
 import { certificateFor } from '../support/certificate.ts';
 
 const token = 'a-token-of-some-length';
@@ -337,6 +338,28 @@ describe('plan and scale', () => {
     expect(code).toBe(1);
     expect(err).toMatch(/^OPERATION_RUNNING: /);
     expect(err).toContain(operations.operations[0]!.progress.operationId);
+  });
+});
+
+describe('status of a move that copies', () => {
+  const move = { n: 2, from: 'node-0', to: 'node-2', partitions: [3], because: 'node-2 joins', tries: 1 };
+  const look = async (copy: MoveCopy) => {
+    await ringmaster('scale --to 3');
+    operations.script = [{ moves: [{ ...move, state: 'copying', jobsMoved: 0, jobsCopied: 0, copy }] }];
+    return (await ringmaster('status')).out;
+  };
+
+  test('says what throttles it, and by how much', async () => {
+    const throttledBy = 'brake: commit latency of node-0 is 83 ms, limit 50 ms';
+    expect(await look({ jobsCopied: 120_000, throttledBy, bytesPerSecond: 12_345_678 })).toContain(
+      `  move 2 from node-0 to node-2: copying, 120,000 jobs so far, throttled by ${throttledBy}, 12.3 MB/s at most\n`,
+    );
+  });
+
+  test('says nothing of the kind where nothing does', async () => {
+    expect(await look({ jobsCopied: 1, throttledBy: null, bytesPerSecond: null })).toContain(
+      '  move 2 from node-0 to node-2: copying, 1 job so far\n',
+    );
   });
 });
 

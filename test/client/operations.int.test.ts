@@ -1,12 +1,15 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import { cancelled, heartbeat } from '@temporalio/activity';
 import { DefaultLogger, NativeConnection, Runtime, Worker } from '@temporalio/worker';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { createOperationsClient, type OperationsClient } from '../../client/operations.ts';
 import { lazyTemporalClient, parseTemporalConfig } from '../../client/temporal-connection.ts';
 import { startTemporal, type Temporal } from '../../dev/embedded/temporal.ts';
 import { until } from '../support/wait.ts';
+
+const copy = { jobsCopied: 5_000, throttledBy: 'bytesPerSecond', bytesPerSecond: 2_000_000 };
 
 let folder: string;
 let temporal: Temporal;
@@ -25,6 +28,12 @@ beforeAll(async () => {
     connection,
     taskQueue: 'operations',
     workflowsPath: path.resolve(import.meta.dirname, 'stub-workflow.ts'),
+    activities: {
+      preCopy: async () => {
+        heartbeat({ move: 'x', ...copy });
+        await cancelled();
+      },
+    },
   });
   working = worker.run();
   client = lazyTemporalClient(parseTemporalConfig({ TEMPORAL_ADDRESS: temporal.address }));
@@ -79,6 +88,15 @@ describe('an operation in Temporal', () => {
     await expect(operations.pause(clusterId, operationId, {})).rejects.toMatchObject({ code: 'OPERATION_ENDED' });
     const description = await client.client.workflow.getHandle(workflowId).describe();
     expect(await description.staticSummary()).toBe(`scale ${clusterId} to 3 nodes: more`);
+  });
+
+  test('its progress says what a copy that runs says of itself', async () => {
+    const clusterId = newCluster();
+    const { operationId } = await operations.start({ clusterId, targetNodes: 3, reason: 'a copy that is throttled' });
+    const look = async () => (await operations.progress(clusterId, operationId)).moves[0];
+    await until(async () => (await look())?.copy !== undefined, { deadlineMs: 10_000, what: 'a heartbeat' });
+    expect(await look()).toMatchObject({ n: 1, state: 'copying', copy });
+    await operations.cancel(clusterId, operationId, {});
   });
 
   test('a second one is refused, naming the first; after its end another starts', async () => {

@@ -1,7 +1,17 @@
 /** Stands in for the real ScaleCluster where a test is about its client: holds the same conversation, moves nothing. Steered by its reason. */
-import { ApplicationFailure, condition, continueAsNew, setHandler, workflowInfo } from '@temporalio/workflow';
+import {
+  ApplicationFailure,
+  condition,
+  continueAsNew,
+  ParentClosePolicy,
+  proxyActivities,
+  setHandler,
+  startChild,
+  workflowInfo,
+} from '@temporalio/workflow';
 import {
   cancelUpdate,
+  moveWorkflowId,
   type OperationProgress,
   pauseUpdate,
   progressQuery,
@@ -9,6 +19,15 @@ import {
   retryUpdate,
   type ScaleInput,
 } from '../../workflows/messages.ts';
+
+const { preCopy } = proxyActivities<{ preCopy(): Promise<void> }>({
+  startToCloseTimeout: '1m',
+  heartbeatTimeout: '10s',
+});
+
+export async function MovePartitions(): Promise<void> {
+  await preCopy();
+}
 
 export async function ScaleCluster(input: ScaleInput): Promise<OperationProgress> {
   const info = workflowInfo();
@@ -37,7 +56,29 @@ export async function ScaleCluster(input: ScaleInput): Promise<OperationProgress
     startedAt: info.startTime.toISOString(),
     endedAt: ['completed', 'cancelled'].includes(state) ? new Date().toISOString() : null,
   });
-  setHandler(progressQuery, progress);
+  const moves =
+    input.reason === 'a copy that is throttled'
+      ? [
+          {
+            n: 1,
+            from: 'node-0',
+            to: 'node-2',
+            partitions: [3],
+            because: 'node-2 joins',
+            state: 'copying' as const,
+            tries: 1,
+            jobsMoved: 0,
+            jobsCopied: 0,
+          },
+        ]
+      : [];
+  if (moves.length > 0) {
+    await startChild('MovePartitions', {
+      workflowId: moveWorkflowId(input.clusterId, info.firstExecutionRunId, 1),
+      parentClosePolicy: ParentClosePolicy.TERMINATE,
+    });
+  }
+  setHandler(progressQuery, () => ({ ...progress(), moves }));
   setHandler(pauseUpdate, () => {
     state = 'paused';
     return progress();
