@@ -37,7 +37,7 @@ program
 program
   .command('impact')
   .description('what a move takes from live traffic, and what the brake costs the move')
-  .option('--rows <n>', 'pending jobs that move', whole('a whole number', 1_000, 10_000_000), 600_000)
+  .option('--rows <n>', 'pending jobs that move', whole('a whole number', 1_000, 10_000_000), 300_000)
   .option('--moves <n>', 'moves, half of them with the brake on', whole('an even number', 2, 100), 4)
   .option('--rate <n>', 'events a second', whole('a whole number', 10, 10_000), 300)
   .option('--json <file>', 'write the report there')

@@ -20,7 +20,7 @@ import type { LimitName } from '../../ring/limits.ts';
 import { createMemoryRingStore, type MemoryRingStore } from '../../ringstore/memory.ts';
 import { decideAndAppend } from '../../ringstore/ringstore.ts';
 import type { MoveCopy } from '../../workflows/messages.ts';
-import { FakeOperations, FakeOperations, FakeVerifications, verificationOf } from '../api/fakes.ts';
+import { FakeOperations, FakeVerifications, verificationOf } from '../api/fakes.ts';
 import { certificateFor } from '../support/certificate.ts';
 
 const token = 'a-token-of-some-length';
