@@ -20,7 +20,8 @@ export type PodDeps = Omit<ActivityDeps, 'holders'>;
 export function createPodActivities(deps: PodDeps): PodActivities {
   const { ringStore, platform, limits, log } = deps;
 
-  async function ensureNode({ clusterId, node }: { clusterId: string; node: NodeId }): Promise<NodeFacts> {
+  async function ensureNode(input: { clusterId: string; node: NodeId; ownsAll?: boolean }): Promise<NodeFacts> {
+    const { clusterId, node, ownsAll = false } = input;
     const signal = cancellationSignal();
     const { url } = await platform.ensureNode(node, signal);
     const control = await deps.controlOf(node);
@@ -28,13 +29,19 @@ export function createPodActivities(deps: PodDeps): PodActivities {
     refuseIfBlocked(status);
     if (isMember(await readRing(ringStore, clusterId), node)) return { node, databaseId: status.databaseId, url };
     const pendingJobs = await control.countPending(signal);
+    const unadopted = status.unadopted ?? 0;
+    // Jobs that no ring has ever divided, at a node that will own every partition: they are its own, and it adopts them.
+    if (pendingJobs > 0 && ownsAll && pendingJobs === unadopted) {
+      log.info({ clusterId, node, unadopted }, 'the node keeps its jobs: it will own all partitions');
+      return { node, databaseId: status.databaseId, url };
+    }
     if (pendingJobs > 0) {
       // As a member it would put them away as stale: what a ring's node holds of partitions that it does not own was moved. Here nobody knows that.
       throw new CodedError(
         'NODE_HAS_JOBS',
-        `${node} is no member of ${clusterId}, and its database ${status.databaseId} holds ${pendingJobs} pending jobs from an earlier life: ` +
+        `${node} is no member of ${clusterId}, and its database ${status.databaseId} holds ${pendingJobs} pending jobs from an earlier life${unadopted > 0 ? `, ${unadopted} of them without a partition` : ''}: ` +
           'nothing is delivered of them. Give it an empty volume, or save them and empty its queue, then resume',
-        { node, databaseId: status.databaseId, pendingJobs },
+        { node, databaseId: status.databaseId, pendingJobs, unadopted },
       );
     }
     return { node, databaseId: status.databaseId, url };

@@ -112,8 +112,9 @@ export interface PodActivities {
   /**
    * Node and database are there and answer. Refuses: the code that the node itself names, if it is blocked; NODE_HAS_JOBS, where it is no member of the ring
    * (yet, or any more) and its database holds pending jobs, which nobody would deliver; why its pod cannot run (POD_NOT_READY and the like).
+   * `ownsAll`: it will own every partition of a new ring, so jobs that have no partition yet are its own and do not count.
    */
-  ensureNode(input: AskingAsHolder & { readonly node: NodeId }): Promise<NodeFacts>;
+  ensureNode(input: AskingAsHolder & { readonly node: NodeId; readonly ownsAll?: boolean }): Promise<NodeFacts>;
   /** Waits until the node has folded `version` and serves. Refuses: the code that the node names. */
   waitServing(input: Asking & { readonly node: NodeId; readonly version: number }): Promise<void>;
   /**

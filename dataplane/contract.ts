@@ -48,6 +48,8 @@ export interface NodeStatus {
   /** Why it doesn't, where it refuses to: such as NODE_OTHER_DATABASE. */
   readonly blocked: { readonly code: string; readonly message: string } | null;
   readonly partitions: Readonly<Record<PartitionState, number>>;
+  /** Pending jobs without a partition, written before the ring existed, as the node found or left them at its start. Absent where there are none. */
+  readonly unadopted?: number;
   /** Absent where a node does not measure it (version N−1, other kinds of nodes). */
   readonly load?: NodeLoad;
 }

@@ -26,7 +26,7 @@ async function run(config: NodeConfig): Promise<void> {
     config,
     session,
     log,
-    makeSteward: (work) => new Steward({ session, ringStore, work, log }),
+    makeSteward: (work) => new Steward({ session, ringStore, work, log, workspaceId: config.workspaceId }),
     onSuperseded: (error) => {
       // At once: another process delivers what this one remembers.
       log.fatal(

@@ -11,12 +11,14 @@
  *   S2 a command is obeyed only after the log is folded to its token, and only if that is the move's latest claim.
  *   S3 nothing is opened before the log says so, and no state is derived from a position of the log below the row's token.
  *   S4 what is pending at a member for a partition that it neither owns nor is about to receive is put away, and gone before it can own it again. A node with
- *      pending jobs does not become a member (NODE_HAS_JOBS).
+ *      pending jobs does not become a member (NODE_HAS_JOBS), unless it will own all of them.
+ *   S5 jobs without a partition are adopted before anything is opened, while no move can take their partitions away; those that others own stay as they are.
  * One thing at a time: folding, commands and putting away take turns (`#turn`), so each sees a ring and rows that belong together.
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Pool, PoolClient } from 'pg';
 import type { ImportTarget, MoveCommand, NodeControl, NodeStatus, PartitionState } from '../dataplane/contract.ts';
+import { type Adopting, adoptNext, countUnadoptedJobs } from '../jobsdb/adopt.ts';
 import { ensureImport, importsOf, isImporting } from '../jobsdb/imports.ts';
 import type { Dataset } from '../jobsdb/sql/datasets.ts';
 import {
@@ -35,7 +37,7 @@ import { type Logger, now } from '../kit/log.ts';
 import type { MoveId, RecordedEvent } from '../ring/events.ts';
 import { formatPartitions, type PartitionIndex } from '../ring/partition.ts';
 import { fold, isMember, moveOf, noRing, type OpenMove, type Ring } from '../ring/ring.ts';
-import { decideAndAppend, type RingStore } from '../ringstore/ringstore.ts';
+import { decideAndAppend, type RingStore, readRing } from '../ringstore/ringstore.ts';
 import { DatasetList, isMissingTable } from './dataset-list.ts';
 import type { NodeSession, NodeTopology, NodeWork } from './work.ts';
 
@@ -49,6 +51,8 @@ const DEAD_MAN_RETRY_MS = 250;
 const START_WAIT_MS = 5_000;
 /** Partitions that are put away together. */
 const SETTLE_PARTITIONS = 16;
+/** Jobs in one batch of adopting: about 100 ms. */
+const ADOPT_ROWS = 5_000;
 /** Rows that are looked at in one turn of putting away, which is one transaction: some 40 ms. */
 const PUT_AWAY_ROWS = 2_000;
 const RETRY_MS_MAX = 2_000;
@@ -66,8 +70,12 @@ export interface StewardDeps {
   readonly ringStore: RingStore;
   readonly work: NodeWork;
   readonly log: Logger;
+  /** Of jobs that name none, when they are adopted. */
+  readonly workspaceId: string;
   /** Default PUT_AWAY_ROWS. */
   readonly putAwayRows?: number;
+  /** Default ADOPT_ROWS. */
+  readonly adoptRows?: number;
 }
 
 export class Steward implements NodeControl, NodeTopology {
@@ -96,6 +104,10 @@ export class Steward implements NodeControl, NodeTopology {
   /** The last move that took a partition away from this node. */
   readonly #leftBy = new Map<PartitionIndex, MoveId>();
   readonly #putAwayRows: number;
+  readonly #adoptRows: number;
+  readonly #workspaceId: string;
+  /** Pending jobs without a partition, as this process found or left them. */
+  #unadopted = 0;
   #blocked: { code: string; message: string } | null = null;
   #serving = false;
   #turn: Promise<unknown> = Promise.resolve();
@@ -109,6 +121,8 @@ export class Steward implements NodeControl, NodeTopology {
     this.#log = deps.log;
     this.datasetList = new DatasetList(deps.session.pool);
     this.#putAwayRows = deps.putAwayRows ?? PUT_AWAY_ROWS;
+    this.#adoptRows = deps.adoptRows ?? ADOPT_ROWS;
+    this.#workspaceId = deps.workspaceId;
     this.#ring = noRing(deps.session.clusterId);
   }
 
@@ -186,6 +200,7 @@ export class Steward implements NodeControl, NodeTopology {
       serving: this.#serving,
       blocked: this.#blocked,
       partitions,
+      ...(this.#unadopted > 0 ? { unadopted: this.#unadopted } : {}),
     };
   }
 
@@ -307,6 +322,7 @@ export class Steward implements NodeControl, NodeTopology {
         this.#rows.set(partition, { state, token: Number(token), move });
         if (state === 'closed') this.#unsettled.add(partition);
       }
+      this.#unadopted = await countUnadoptedJobs(client);
     });
     await this.datasetList.read();
     // A deadline is monotonic where it is kept: a restarted node gives a quiesce or fence that it finds its whole time again.
@@ -318,6 +334,11 @@ export class Steward implements NodeControl, NodeTopology {
   /** The ring store does not answer: what the rows say was said by the log, and nothing was taken from this node without its fence. */
   #serveOwnRows(): void {
     if (this.#serving || this.#rows.size === 0) return;
+    if (this.#unadopted > 0) {
+      // Their users' newer jobs must not be delivered before them, and whose they are only the ring says.
+      this.#log.warn({ unadopted: this.#unadopted }, 'delivering nothing: jobs wait for the ring, to be adopted');
+      return;
+    }
     this.#serving = true;
     this.#work.opened([...this.#rows].filter(([, row]) => row.state === 'open').map(([partition]) => partition));
     this.#log.warn({ foldedVersion: this.#foldedVersion }, 'serving on own rows: the ring store does not answer');
@@ -362,6 +383,7 @@ export class Steward implements NodeControl, NodeTopology {
   async #reconcile(ring: Ring, last: RecordedEvent, gained: ReadonlyMap<PartitionIndex, MoveId>): Promise<void> {
     if (this.#isForeign(ring)) return;
     const first = !this.#serving;
+    if (first && isMember(ring, this.#session.node)) await this.#adopt(ring.partitionCount);
     const before = new Map(this.#rows);
     const changes = new Map<PartitionIndex, 'open' | 'closed'>();
     for (let partition = 0; partition < ring.partitionCount; partition += 1) {
@@ -405,6 +427,51 @@ export class Steward implements NodeControl, NodeTopology {
       closing,
       (partition) => gained.get(partition) ?? before.get(partition)?.move ?? null,
     );
+  }
+
+  /**
+   * Jobs without a partition get theirs, before their partitions are opened: so they come before newer ones of the same user (S5). Nothing of these partitions is
+   * at work here, and no hand-over can take them away meanwhile: what was begun is aborted first, and what begins needs this node's quiesce, which waits for
+   * this turn. A copy that was begun meanwhile may have read over them, so it is aborted as well.
+   */
+  async #adopt(partitionCount: number): Promise<void> {
+    if (this.#unadopted === 0) return;
+    const owned = await this.#ownedAlone();
+    let adopted = 0;
+    for (let rest: Adopting = { todo: this.datasets(), after: 0 }; rest.todo.length > 0; ) {
+      this.#stopping.signal.throwIfAborted();
+      const rules = { workspaceId: this.#workspaceId, partitionCount, owned };
+      const next = await this.#alone([], (client) => adoptNext(client, rest, rules, this.#adoptRows));
+      rest = next.rest;
+      adopted += next.adopted;
+      if (next.adopted > 0) this.#log.info({ adopted, of: this.#unadopted }, 'jobs adopted');
+    }
+    await this.#ownedAlone();
+    this.#unadopted = await this.#withClient(countUnadoptedJobs);
+    if (this.#unadopted > 0)
+      this.#log.error(
+        { unadopted: this.#unadopted },
+        'jobs without a partition stay as they are: others own their partitions',
+      );
+  }
+
+  /** The partitions that this node owns and no move is about to take away, which those that were begun are aborted for. */
+  async #ownedAlone(): Promise<Set<PartitionIndex>> {
+    const { node, clusterId } = this.#session;
+    for (;;) {
+      const ring = await readRing(this.#store, clusterId);
+      const taking = ring.moves.find((move) => move.from === node && move.state === 'started');
+      if (!taking) return new Set([...ring.owners.keys()].filter((partition) => ring.owners[partition] === node));
+      const { move } = taking;
+      const because = `${node}: jobs without a partition are adopted first`;
+      const by = { actor: node, reason: 'adopting', operation: move.split('/')[0] ?? null };
+      try {
+        await decideAndAppend(this.#store, clusterId, { type: 'abort move', move, because }, by);
+        this.#log.warn({ move }, 'move aborted by its source: jobs without a partition are adopted first');
+      } catch (error) {
+        if ((error as { code?: string }).code !== 'MOVE_HANDED_OVER') throw error; // handed over: then it is not ours
+      }
+    }
   }
 
   /** The state that a partition's row should go to, or null where it is right as it is. */

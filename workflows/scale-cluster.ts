@@ -95,7 +95,8 @@ async function makeRing(op: Operation, wanted: readonly NodeId[], partitionCount
     op.progress.nodesAdded = wanted;
     const facts = new Map<NodeId, NodeFacts>();
     await eachOf(wanted, NODES_AT_ONCE, async (node) => {
-      facts.set(node, await call(pods.ensureNode, `start ${node}`, { ...op.asHolder, node }));
+      const input = { ...op.asHolder, node, ...(wanted.length === 1 ? { ownsAll: true } : {}) };
+      facts.set(node, await call(pods.ensureNode, `start ${node}`, input));
     });
     const nodes = wanted.map((node) => facts.get(node)!);
     const { version } = await call(ring.makeRing, `make the ring of ${clusterId}`, {

@@ -56,20 +56,22 @@ export interface Fixture {
   readonly a: TestNode;
   readonly b: TestNode;
   ring(): Promise<Ring>;
-  append(command: RingCommand): Promise<Ring>;
+  append(command: RingCommand, clusterId?: string): Promise<Ring>;
   /** Starts and claims a move; the command carries its token. */
   begin(move: string, from: TestNode, to: TestNode, partitions: number[]): Promise<MoveCommand>;
   claim(move: string, attempt: string): Promise<MoveCommand>;
   copyJob(command: MoveCommand, from: TestNode, to: TestNode, chunkRowsMax?: number): Promise<CopyJob>;
   /** A second process of the node on the same database. */
   restart(node: TestNode): Promise<TestNode>;
+  /** The same database as a node of another cluster. */
+  elsewhere(node: TestNode, clusterId: string): Promise<TestNode>;
   close(): Promise<void>;
 }
 
 const log = pino({ level: process.env['TEST_LOG'] ?? 'silent' });
 let attempts = 0;
 
-export interface FixtureOptions extends Pick<StewardDeps, 'putAwayRows'> {
+export interface FixtureOptions extends Pick<StewardDeps, 'putAwayRows' | 'adoptRows'> {
   /** Default: on the run's server. */
   readonly makeDatabase?: (node: 'a' | 'b') => Promise<TestDatabase>;
 }
@@ -80,10 +82,10 @@ export async function createFixture(
 ): Promise<Fixture> {
   const store = createMemoryRingStore();
   const nodes: TestNode[] = [];
-  async function startNode(name: string, database: TestDatabase): Promise<TestNode> {
-    const session = await openSession({ node: name, clusterId: CLUSTER, databaseUrl: database.url });
+  async function startNode(name: string, database: TestDatabase, clusterId = CLUSTER): Promise<TestNode> {
+    const session = await openSession({ node: name, clusterId, databaseUrl: database.url });
     const work = new RecordingWork();
-    const steward = new Steward({ session, ringStore: store, work, log, ...options });
+    const steward = new Steward({ session, ringStore: store, work, log, workspaceId: WORKSPACE, ...options });
     const node = {
       name,
       database,
@@ -101,8 +103,8 @@ export async function createFixture(
     makeDatabase('b').then((db) => startNode('b', db)),
   ]);
   const by = { actor: 'test', reason: 'test', operation: 'op' };
-  const append = async (command: RingCommand): Promise<Ring> =>
-    (await decideAndAppend(store, CLUSTER, command, by)).ring;
+  const append = async (command: RingCommand, clusterId = CLUSTER): Promise<Ring> =>
+    (await decideAndAppend(store, clusterId, command, by)).ring;
   const facts = (node: TestNode) => ({
     node: node.name,
     databaseId: node.session.databaseId,
@@ -146,6 +148,10 @@ export async function createFixture(
     async restart(node) {
       await node.steward.stop();
       return startNode(node.name, node.database);
+    },
+    async elsewhere(node, clusterId) {
+      await node.steward.stop();
+      return startNode(node.name, node.database, clusterId);
     },
     async close() {
       await Promise.all(nodes.map((node) => node.steward.stop()));

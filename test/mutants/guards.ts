@@ -31,6 +31,7 @@ const of = (
 ): Guard[] => guards.map((guard) => ({ file, tests: typeof tests === 'string' ? [tests] : tests, ...guard }));
 
 const HELD_HERE = ['test/mutants/held-here.int.test.ts'];
+const ADOPT = ['test/jobsdb/adopt.int.test.ts'];
 const DATASETS = ['test/node/datasets.int.test.ts'];
 const PUT_AWAY = ['test/jobsdb/put-away.int.test.ts'];
 const HELD_HERE_UNIT = ['test/mutants/held-here.unit.test.ts'];
@@ -850,6 +851,58 @@ export const guards: readonly Guard[] = [
       find: 'if (!isMember(ring, this.#session.node)) return false;',
       replace: '',
       only: 'and comes back with pending jobs, as from an older volume',
+    },
+  ]),
+
+  // ---- jobs older than the ring
+
+  ...of('jobsdb/adopt.ts', ADOPT, [
+    {
+      name: 'only jobs of partitions that the node owns are adopted (S5)',
+      because: 'P1: those of others would count as moved away, and be put away',
+      find: 'if (!pending || !owned.has(partition)) continue;',
+      replace: 'if (!pending) continue;',
+      only: 'adopts the pending jobs of its partitions, in place',
+    },
+  ]),
+  ...of('node/steward.ts', ADOPT, [
+    {
+      name: 'jobs are adopted before anything is opened (S5)',
+      because: 'P2: they come before newer ones of the same user',
+      find: 'if (first && isMember(ring, this.#session.node)) await this.#adopt(ring.partitionCount);',
+      replace:
+        'if (first && isMember(ring, this.#session.node)) void this.#adopt(ring.partitionCount).catch(() => undefined);',
+      only: 'opens nothing before all are adopted',
+    },
+    {
+      name: 'a move whose copy has read over jobs that are adopted is aborted (S5)',
+      because: 'P1: they would be handed over without having been copied',
+      find: "const taking = ring.moves.find((move) => move.from === node && move.state === 'started');",
+      replace: "const taking = ring.moves.find((move) => move.from === '' && move.state === 'started');",
+      only: 'aborts a move that was taking their partition away',
+    },
+    {
+      name: 'what waits to be adopted is not overtaken while the ring is not known (S5)',
+      because: 'P2',
+      find: 'if (this.#unadopted > 0) {\n      // Their',
+      replace: 'if (this.#unadopted < 0) {\n      // Their',
+      only: 'and does not reach the ring store delivers nothing until it has adopted them',
+    },
+  ]),
+  ...of('activities/pods.ts', 'test/workflows/scale-cluster.int.test.ts', [
+    {
+      name: 'a ring is made of a node with jobs only where none of them has a partition',
+      because: 'P1: jobs of an earlier ring would be put away',
+      find: 'if (pendingJobs > 0 && ownsAll && pendingJobs === unadopted) {',
+      replace: 'if (pendingJobs > 0 && ownsAll) {',
+      only: 'of one node whose jobs have partitions of an earlier ring gets none',
+    },
+    {
+      name: 'a ring is made of a node with jobs only where it will own all partitions',
+      because: 'P1: they may be another’s',
+      find: 'if (pendingJobs > 0 && ownsAll && pendingJobs === unadopted) {',
+      replace: 'if (pendingJobs > 0 && pendingJobs === unadopted) {',
+      only: 'of two nodes, one with jobs without a partition',
     },
   ]),
 

@@ -174,7 +174,7 @@ describe('imports, intake and roll-over at the same time', () => {
     const limits = { ...EAGER, movedKeepMs: 3_600_000, retryMinMs: 10_000, retryMaxMs: 10_000 };
     const start = async (name: string, databaseUrl: string): Promise<RunningTestNode<Steward>> => {
       const node = await startNodeWith(
-        (session, work) => new Steward({ session, ringStore: store, work, log: logger }),
+        (session, work) => new Steward({ session, ringStore: store, work, log: logger, workspaceId: 'workspace' }),
         databaseUrl,
         [{ id: 'hook', url }],
         limits,

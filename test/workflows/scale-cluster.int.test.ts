@@ -293,6 +293,32 @@ describe('a cluster without a ring', () => {
       expect(await world.types()).toEqual([]);
     }));
 
+  test('of one node that holds jobs without a partition gets one: they are its own', () =>
+    harness.run(0, async ({ world, scale }) => {
+      world.pendingJobs.set('node-0', 3);
+      world.unadopted.set('node-0', 3);
+      expect((await scale(1, { create })).state).toBe('completed');
+    }));
+
+  test.each([
+    ['of one node whose jobs have partitions of an earlier ring', 1, 2],
+    ['of two nodes, one with jobs without a partition: they may be the other’s', 2, 3],
+  ])('%s gets none, and it says the numbers', (_, targetNodes, unadopted) =>
+    harness.run(0, async ({ world, start, shows }) => {
+      world.pendingJobs.set('node-0', 3);
+      world.unadopted.set('node-0', unadopted);
+      const operation = await start({ targetNodes, create });
+      const blocked = await shows(operation, 'blocked', ({ state }) => state === 'blocked');
+      expect(blocked.blockedOn).toMatchObject({ code: 'NODE_HAS_JOBS' });
+      expect(blocked.blockedOn?.message).toContain(
+        `holds 3 pending jobs from an earlier life, ${unadopted} of them without`,
+      );
+      await operation.executeUpdate(cancelUpdate, { args: [{}] });
+      await operation.result();
+      expect(await world.types()).toEqual([]);
+    }),
+  );
+
   test('of fewer partitions than nodes, or a number that is no power of two, is refused', () =>
     harness.run(0, async ({ world, start }) => {
       expect((await failureOf(await start({ targetNodes: 17, create }))).type).toBe('TARGET_NODES_INVALID');

@@ -50,6 +50,8 @@ export class World {
   readonly pods = new Set<string>();
   readonly removedPods: string[] = [];
   readonly pendingJobs = new Map<string, number>();
+  /** How many of these have no partition. */
+  readonly unadopted = new Map<string, number>();
   readonly calls: string[] = [];
   /** Runs before the activity of that name, each time. Cleared by the test's end. */
   readonly before = new Map<Name, Hook>();
@@ -219,6 +221,7 @@ export class World {
       serving: true,
       blocked: null,
       partitions: { open: owned, closed: ring.partitionCount - owned, paused: 0, fenced: 0 },
+      ...(this.unadopted.has(node) ? { unadopted: this.unadopted.get(node)! } : {}),
     };
   }
 }
