@@ -126,7 +126,7 @@ async function sumTarget(client: ClientBase, move: MoveId): Promise<Map<string, 
   const ranges = await mappedRanges(client, move);
   const sums = new Map<string, Sums[]>();
   for (const dataset of await importedDatasets(client, move)) {
-    const statement = sql.sumImported(dataset, ranges.get(dataset.prefix) ?? []);
+    const statement = sql.sumImported(dataset, ranges?.get(dataset.prefix) ?? []);
     sums.set(dataset.prefix, (await client.query<Sums>(statement)).rows);
   }
   return sums;
@@ -168,9 +168,10 @@ export async function importedDatasets(client: ClientBase, move: MoveId): Promis
   return found.rows;
 }
 
-/** Prefix → how its passes have mapped ids. */
-export async function mappedRanges(client: ClientBase, move: MoveId): Promise<Map<string, sql.MappedRange[]>> {
+/** Prefix → how its passes have mapped ids; null where the ledger is gone, as it is some time after the move. */
+export async function mappedRanges(client: ClientBase, move: MoveId): Promise<Map<string, sql.MappedRange[]> | null> {
   const passes = await client.query<{ marks: { prefixes: Record<string, sql.MappedRange> } }>(sql.selectMarks, [move]);
+  if (passes.rows.length === 0) return null;
   const ranges = new Map<string, sql.MappedRange[]>();
   for (const { marks } of passes.rows)
     for (const [prefix, range] of Object.entries(marks.prefixes))

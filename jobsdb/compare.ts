@@ -111,6 +111,10 @@ export async function compareStep(job: CompareJob, from: CompareCursor | null): 
       goneBecause: gone > 0 ? 'its datasets at the target are gone: all of their jobs are done' : null,
     });
   }
+  if (!view.hasLedger) {
+    const goneBecause = 'the ledger of its copy is gone: how its ids were mapped is no longer known';
+    return finished(cursor, { gone: certified?.jobs ?? 0, goneBecause });
+  }
   const bounds = boundsOf(view.ranges);
   const after = cursor.after ?? bounds.after;
   if (after < bounds.upTo)
@@ -127,9 +131,12 @@ async function viewOfTarget(
   client: ClientBase,
   move: MoveId,
   prefix: Prefix,
-): Promise<Omit<TargetView, 'dataset'> & { readonly dataset: sql.ImportedDataset | null }> {
+): Promise<
+  Omit<TargetView, 'dataset'> & { readonly dataset: sql.ImportedDataset | null; readonly hasLedger: boolean }
+> {
   const dataset = (await importedDatasets(client, move)).find((other) => other.prefix === prefix) ?? null;
-  return { dataset, ranges: (await mappedRanges(client, move)).get(prefix) ?? [] };
+  const ledger = await mappedRanges(client, move);
+  return { dataset, hasLedger: ledger !== null, ranges: ledger?.get(prefix) ?? [] };
 }
 
 const boundsOf = (ranges: readonly sql.MappedRange[]): { after: number; upTo: number } => ({
@@ -315,7 +322,9 @@ async function endOfPrefix(
       job.source,
       async (client) => {
         const datasets = await movedAt(client, job, prefix);
-        const rows = `${sql.movedBetween(job.move, datasets, -1, bounds.after)} UNION ALL ${sql.movedBetween(job.move, datasets, bounds.upTo)}`;
+        const above = sql.movedBetween(job.move, datasets, bounds.upTo);
+        const rows =
+          ranges.length > 0 ? `${sql.movedBetween(job.move, datasets, -1, bounds.after)} UNION ALL ${above}` : above;
         return (await client.query<Listed>(sql.listOfRows(rows, OUTSIDE_MAX))).rows;
       },
       RANGE_TIMEOUT_MS,

@@ -178,6 +178,18 @@ describe('what a move took along, row by row', () => {
     });
   });
 
+  test('so is a ledger that is gone before its datasets: nothing is called added or missing for that', async () => {
+    const { certified } = await moveSome();
+    await f.b.pool.query('DELETE FROM ringmaster.imports WHERE move = $1', [MOVE]);
+    expect(await compare(certified)).toEqual({
+      compared: 0,
+      counts: noDifferences,
+      samples: [],
+      gone: 18,
+      goneBecause: expect.stringContaining('ledger'),
+    });
+  });
+
   test('goes on by ranges, also over long gaps between ids', async () => {
     await addJobs(f.a.pool, jobs(0, 0, 3));
     await f.a.pool.query("SELECT setval('ringmaster.gw_job_id', 5000000)");
