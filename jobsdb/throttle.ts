@@ -60,8 +60,8 @@ export interface ThrottleState {
 export const LANES_MAX = 2;
 /** Of the copy's own best rate. The brake is at it only while it hurts, so a whole move takes less than three times as long. */
 const BRAKE_FLOOR_SHARE = 0.25;
-/** And where the copy has not been seen at full speed yet. */
-const BRAKE_FLOOR_BYTES = 1_000_000;
+/** And where the copy has not been seen at full speed yet: a quarter of what a small machine does. */
+const BRAKE_FLOOR_BYTES = 5_000_000;
 /** A halved rate needs that long to be felt at the node, whose load is of its last two seconds. */
 const HALVE_EVERY_MS = 1_000;
 /** The load must be below this share of its threshold before the rate rises: no swinging about the threshold itself. */
