@@ -57,6 +57,7 @@ const PERMANENT: ReadonlySet<string> = new Set([
   'HOLD_DEADLINE',
   'VERIFY_MISMATCH',
   'COPY_DIFFERS',
+  'ARRIVALS_OUTRUN_COPY',
   'COPY_REFUSED',
 ]);
 

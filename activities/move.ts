@@ -22,6 +22,7 @@ import type { MoveCertificate, MoveProof, NodeId } from '../ring/events.ts';
 import { type MoveRecord, movesOf } from '../ring/moves.ts';
 import { fold, moveOf, noRing, type Ring } from '../ring/ring.ts';
 import { type Authorship, decideAndAppend } from '../ringstore/ringstore.ts';
+import { afterPasses, arrivalsOutrunCopy, type PassSeen } from './arrivals.ts';
 import type { ActivityDeps } from './deps.ts';
 import { beating, refusingByType } from './errors.ts';
 import { moveHistory } from './log-views.ts';
@@ -29,10 +30,6 @@ import { waitFolded, waitSettled } from './node-status.ts';
 import { createPace, type Pace } from './pace.ts';
 import type { CopyProgress, CutOverResult, MoveActivities, MoveActivityInput } from './types.ts';
 
-/** Pre-copy ends when a pass has written no more than this: what then remains is copied within milliseconds. */
-const SMALL_REST_ROWS = 500;
-/** Or when passes no longer get smaller: the cut-over stops processing and delivery first, which ends the growth of all but intake. */
-const PASSES_MAX = 6;
 /** For what is in flight at the quiesce: the reference node's delivery timeout (10 s) and a second. */
 const QUIESCE_LIMIT_MS = 11_000;
 /** How long a source stays fenced before it lifts its fence itself. Clients of the held partitions wait for this long at worst. */
@@ -140,12 +137,14 @@ export function createMoveActivities(deps: ActivityDeps): MoveActivities {
           },
         });
         return withCopy(job, async (copy) => {
-          let before = Number.POSITIVE_INFINITY;
-          for (let passes = 1; ; passes += 1) {
+          const passes: PassSeen[] = [];
+          for (;;) {
+            const startedAt = performance.now();
             const { jobs, statuses } = await copy.pass();
-            const rows = jobs + statuses;
-            if (rows <= SMALL_REST_ROWS || rows >= before || passes >= PASSES_MAX) return { jobsCopied, passes };
-            before = rows;
+            passes.push({ rows: jobs + statuses, startedAt, endedAt: performance.now() });
+            const next = afterPasses(passes);
+            if (next === 'cut over') return { jobsCopied, passes: passes.length };
+            if (next !== 'next pass') throw arrivalsOutrunCopy(input.move, next, pace?.state() ?? UNTHROTTLED);
           }
         });
       };

@@ -131,7 +131,8 @@ async function gapsOf(
   { after, upTo }: { after: number; upTo: number },
 ): Promise<{ after: number; upTo: number }[]> {
   const done = await target.query<{ after_id: string; up_to_id: string }>(
-    'SELECT after_id::text, up_to_id::text FROM ringmaster.import_chunks WHERE move = $1 AND prefix = $2 AND pass = 1 ORDER BY after_id',
+    // By the column: a bare name would be the text that is selected, in whose order 10000 comes before 9000.
+    'SELECT c.after_id::text, c.up_to_id::text FROM ringmaster.import_chunks AS c WHERE c.move = $1 AND c.prefix = $2 AND c.pass = 1 ORDER BY c.after_id',
     [job.move, prefix],
   );
   const gaps: { after: number; upTo: number }[] = [];

@@ -21,6 +21,7 @@ const TRY_AGAIN: ReadonlySet<string> = new Set([
   'HOLD_DEADLINE',
   'VERIFY_MISMATCH',
   'SOURCE_DATASET_GONE',
+  'ARRIVALS_OUTRUN_COPY',
   'MOVE_ABORTED',
   'STALE_TOKEN',
 ]);

@@ -600,6 +600,22 @@ export const guards: readonly Guard[] = [
 
   // ---- the copy
 
+  ...of('activities/arrivals.ts', 'test/activities/arrivals.unit.test.ts', [
+    {
+      name: 'arrivals that outrun the copy are no cut-over',
+      because: 'clients are held for a moment only',
+      find: 'if (rates.restMs <= REST_MS_MAX) return',
+      replace: 'if (rates.restMs >= 0) return',
+      only: 'passes that grow and grow are refused',
+    },
+    {
+      name: 'a burst is let through',
+      because: 'a move that would end by itself is not refused',
+      find: 'growing(passes) >= GROWING_PASSES_MAX',
+      replace: 'growing(passes) >= 1',
+      only: 'a burst is let through',
+    },
+  ]),
   ...of('jobsdb/copy.ts', 'test/jobsdb/move.int.test.ts', [
     {
       name: 'the first pass waits for the transactions that were writing when it took its marks',

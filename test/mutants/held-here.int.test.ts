@@ -16,6 +16,7 @@ import type { MoveCommand, NodeControl } from '../../dataplane/contract.ts';
 import { type Copy, type CopyJob, openCopy, withCopy } from '../../jobsdb/copy.ts';
 import { beginHolding, ensureImport } from '../../jobsdb/imports.ts';
 import { createPool } from '../../jobsdb/pool.ts';
+import { beginAlone } from '../../jobsdb/sql/intake.ts';
 import { CodedError } from '../../kit/errors.ts';
 import { openSession } from '../../node/session.ts';
 import { OutcomeUnknown, PartitionTransactions } from '../../node/transaction.ts';
@@ -370,12 +371,12 @@ describe('at a node', () => {
     const batch = numbers.map((n) => ({ type: 'track', userId, n, messageId: `${userId}/${n}` }));
     expect((await post(node.gatewayUrl, '/v1/batch', { batch })).status).toBe(200);
   };
-  /** The row alone: nobody tells the process. */
+  /** The row alone: nobody tells the process. As a quiesce does it waits for those inside, who have read the row: the first processing after a start is one. */
   const setRow = (state: 'paused' | 'fenced') =>
-    node.session.pool.query("UPDATE ringmaster.partitions SET state = $2, move = 'op/move-1.1' WHERE partition = $1", [
-      annas,
-      state,
-    ]);
+    node.session.pool.query(
+      `${beginAlone(node.session.instance, [annas])};
+       UPDATE ringmaster.partitions SET state = '${state}', move = 'op/move-1.1' WHERE partition = ${annas}; COMMIT`,
+    );
   const statesOf = async (userId: string, prefix: 'gw' | 'rt'): Promise<string[]> =>
     (
       await node.session.pool.query<{ job_state: string }>(
