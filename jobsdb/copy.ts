@@ -115,6 +115,7 @@ class OpenCopy implements Copy {
   /** What the ledger has, kept up here; nobody else writes there under our token. */
   #passes: Pass[] = [];
   #rowsCopied = 0;
+  #byIndexes = false;
   /** The source's sums, being read since the fenced pass began. */
   #atSource: Promise<Sums> | undefined;
 
@@ -138,7 +139,10 @@ class OpenCopy implements Copy {
   }
 
   close(failed = false): void {
-    for (const client of this.#clients.splice(0)) client.release(failed);
+    for (const client of this.#clients.splice(0)) {
+      if (!failed && this.#byIndexes) void client.query(sql.planAsUsual).catch(() => undefined); // others use it next
+      client.release(failed);
+    }
   }
 
   async pass({ fenced = false } = {}): Promise<PassResult> {
@@ -239,6 +243,7 @@ class OpenCopy implements Copy {
   /** What came since the last marks. */
   async #laterPass(done: readonly Pass[], fenced: boolean): Promise<{ result: PassResult; isPast: boolean }> {
     const job = this.#job;
+    if (!this.#byIndexes) await this.#planByIndexes();
     const taken = await takeMarks(this.#source, job);
     if (!fenced) await waitForWriters(this.#source, taken, job.signal);
     const known = done.at(-1)!.marks;
@@ -254,6 +259,19 @@ class OpenCopy implements Copy {
     this.#rowsCopied += result.jobs;
     const isPast = job.datasets.some(({ prefix }) => taken.jobs[prefix]! > pass.marks.prefixes[prefix]!.upTo);
     return { result, isPast: fenced && isPast };
+  }
+
+  /**
+   * A later pass is small, whatever the tables' statistics say: of a table that was filled a moment ago there are none, and the planner would read all of it,
+   * clients waiting.
+   */
+  async #planByIndexes(): Promise<void> {
+    this.#byIndexes = true;
+    await Promise.all([
+      this.#source.query(sql.planByIndexesAtSource),
+      this.#reader.query(sql.planByIndexesAtSource),
+      this.#target.query(sql.planByIndexesAtTarget),
+    ]);
   }
 
   async #begin(done: readonly Pass[], taken: Taken): Promise<Pass> {

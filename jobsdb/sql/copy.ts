@@ -266,6 +266,12 @@ export const takeDeltaIn = (prefix: string, dataset: number, { range, earlier }:
     ${deltaDigest(prefix, news, changes, (alias) => `${alias}.source_id`)}`;
 };
 
+/** Nothing there but looks into indexes: every join is one. */
+export const planByIndexesAtSource = 'SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off';
+/** New statuses and new jobs are joined there, neither of which has an index for it. */
+export const planByIndexesAtTarget = 'SET enable_seqscan = off';
+export const planAsUsual = 'RESET enable_seqscan; RESET enable_hashjoin; RESET enable_mergejoin';
+
 // ---- the window of messageIds
 
 export const copyMessageIdsOut = (partitions: readonly number[], after: number): string => `
