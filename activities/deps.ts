@@ -20,7 +20,7 @@ export interface ActivityLimits {
 }
 
 export const activityLimits: ActivityLimits = {
-  settleWithinMs: 60_000, // marking a large move's jobs takes seconds; a node that needs longer is in trouble
+  settleWithinMs: 60_000, // without another batch put away: a node that stands still for so long is in trouble
   pollEveryMs: 50, // a status is one small request, and a person waits for the sum of these
 };
 

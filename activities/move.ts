@@ -190,6 +190,10 @@ export function createMoveActivities(deps: ActivityDeps): MoveActivities {
     lap('prepare');
     let failed = true;
     try {
+      // Everything once while nobody waits: what came since the pre-copy, on connections that have planned their statements when the pause begins.
+      await copy.pass();
+      await copy.reserve();
+      lap('before');
       await source.quiesce({ ...command, limitMs: QUIESCE_LIMIT_MS }, signal);
       lap('quiesce');
       await copy.pass(); // the delta before the fence: what remains for the hold is what comes in during this pass

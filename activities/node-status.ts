@@ -13,7 +13,10 @@ export function refuseIfBlocked(status: NodeStatus): void {
   throw new NodeBlocked(code, `${status.node}: ${message}`, { node: status.node });
 }
 
-/** The node's status once it has folded `version` and left nothing stale behind up to it. VERIFY_MISMATCH where that takes too long. */
+/**
+ * The node's status once it has folded `version` and left nothing stale behind up to it. VERIFY_MISMATCH where nothing moves on for too long: a million jobs
+ * take their time, and slow is not still.
+ */
 export async function waitSettled(
   { controlOf, limits }: Pick<ActivityDeps, 'controlOf' | 'limits'>,
   node: NodeId,
@@ -22,11 +25,16 @@ export async function waitSettled(
 ): Promise<NodeStatus> {
   const signal = cancellationSignal();
   const control = await controlOf(node);
-  const deadline = performance.now() + limits.settleWithinMs;
+  let deadline = performance.now() + limits.settleWithinMs;
+  let batches = 0;
   for (;;) {
     signal.throwIfAborted();
     const status = await control.status(signal);
     refuseIfBlocked(status);
+    if ((status.batchesPutAway ?? 0) > batches) {
+      batches = status.batchesPutAway ?? 0;
+      deadline = performance.now() + limits.settleWithinMs;
+    }
     const isSettled = status.foldedVersion >= version && status.settledVersion >= version;
     const wrong = isSettled
       ? isGood(status)

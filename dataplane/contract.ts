@@ -43,6 +43,8 @@ export interface NodeStatus {
   readonly epoch: number;
   /** Up to this version nothing stale is left here: pending rows of partitions that the node does not own are marked or dropped. */
   readonly settledVersion: number;
+  /** Batches of stale rows that this process has put away: while it grows, what has not settled yet is on its way. Nodes of N−1 do not tell. */
+  readonly batchesPutAway?: number;
   /** True once the node takes in and delivers for the partitions that it owns. */
   readonly serving: boolean;
   /** Why it doesn't, where it refuses to: such as NODE_OTHER_DATABASE. */

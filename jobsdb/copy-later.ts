@@ -6,7 +6,7 @@ import type pg from 'pg';
 import { CodedError } from '../kit/errors.ts';
 import type { CopyJob, PassResult } from './copy.ts';
 import { copyDiffers } from './copy-first.ts';
-import { type Marks, type Pass, rangesOf, type Sums } from './copy-marks.ts';
+import { type Marks, type Pass, rangesOf, type Sums, type Taken } from './copy-marks.ts';
 import { inImport, stream } from './copy-stream.ts';
 import * as sql from './sql/copy.ts';
 
@@ -19,21 +19,29 @@ export interface Window {
 }
 
 /**
- * What lies between the marks of `base` and `marks`. `attached`: the source's datasets, read when `marks` had settled; one that marks do not know is newer than
- * they are. `everything`: statuses without a bound, as the source writes none of these partitions any more.
+ * What lies between the marks of `base` and `marks`, of the prefixes of which the source has given any id since. `taken`: how far it has, when `marks` were taken.
+ * `attached`: its datasets, read when `marks` had settled; one that marks do not know is newer than they are. `everything`: statuses without a bound, as the
+ * source writes none of these partitions any more.
  */
 export function windowsBetween(
   job: CopyJob,
   base: readonly Pass[],
   marks: Marks,
+  taken: Taken,
   attached: ReadonlyMap<string, number[]>,
   everything: boolean,
 ): Window[] {
   const from = base.at(-1)!.marks;
-  return job.datasets.map(({ prefix, dataset }) => {
+  return job.datasets.flatMap(({ prefix, dataset }) => {
     const { upTo, constant, statusUpTo } = marks.prefixes[prefix]!;
     const before = from.prefixes[prefix]!;
-    return {
+    const isQuiet =
+      taken.jobs[prefix]! <= before.upTo &&
+      attached
+        .get(prefix)!
+        .every((n) => (taken.statuses[prefix]?.[n] ?? Number.POSITIVE_INFINITY) <= (before.statusUpTo[n] ?? 0));
+    if (isQuiet) return [];
+    const window = {
       prefix,
       dataset,
       sources: attached.get(prefix)!.map((number) => ({
@@ -48,11 +56,13 @@ export function windowsBetween(
         earlier: rangesOf(base, prefix),
       },
     };
+    return [window];
   });
 }
 
 /** How the pending set changes in these windows, from the source's tables. */
 export async function digestWindows(source: pg.ClientBase, windows: readonly Window[]): Promise<sql.DeltaDigest[]> {
+  if (windows.length === 0) return [];
   const selects = windows.map(({ prefix, sources, delta }) => sql.digestDeltaOut(prefix, sources, delta));
   return (await source.query<sql.DeltaDigest>(selects.join('\nUNION ALL '))).rows;
 }
@@ -82,15 +92,18 @@ export async function copyLater(
   windows: readonly Window[],
 ): Promise<{ result: PassResult; sums: Sums }> {
   const idsAfter = earlier.at(-1)!.marks.messageIdsUpTo;
-  const [changes, counted] = await Promise.all([
+  // Asked while the target begins its transaction: in the hold every round trip counts.
+  const asking = Promise.all([
     digestWindows(source, windows),
     source.query<{ count: string }>(sql.countMessageIds(job.partitions, idsAfter)),
   ]);
-  const sent = windows.map((window) => ({ window, of: changes.find(({ prefix }) => prefix === window.prefix)! }));
-  const some = sent.filter(({ of }) => of.jobs !== '0' || of.changes !== '0');
-  const messageIds = Number(counted.rows[0]!.count);
-  const sums = addChanges(earlier.at(-1)!.sums!, changes);
-  await inImport(job, target, async (client) => {
+  asking.catch(() => undefined); // told below, unless the target fails first
+  return inImport(job, target, async (client) => {
+    const [changes, counted] = await asking;
+    const sent = windows.map((window) => ({ window, of: changes.find(({ prefix }) => prefix === window.prefix)! }));
+    const some = sent.filter(({ of }) => of.jobs !== '0' || of.changes !== '0');
+    const messageIds = Number(counted.rows[0]!.count);
+    const sums = addChanges(earlier.at(-1)!.sums!, changes);
     for (const { window, of } of some) {
       const { prefix, dataset, sources, delta } = window;
       if (of.jobs !== '0')
@@ -106,39 +119,40 @@ export async function copyLater(
       messageIds > 0,
     );
     for (const [nth, { window, of }] of some.entries()) assertSame(job, window, of, came[nth]!);
-    await client.query(
-      `INSERT INTO ringmaster.import_chunks (move, prefix, pass, after_id, up_to_id, row_count, digest, state_digest)
+    if (some.some(({ of }) => of.jobs !== '0'))
+      await client.query(
+        `INSERT INTO ringmaster.import_chunks (move, prefix, pass, after_id, up_to_id, row_count, digest, state_digest)
        SELECT $1, c.prefix, $2, c.after_id, c.up_to_id, c.row_count, c.digest, c.state_digest
        FROM jsonb_to_recordset($3::jsonb) AS c (prefix text, after_id bigint, up_to_id bigint, row_count bigint, digest numeric, state_digest numeric)`,
-      [
-        job.move,
-        pass.pass,
-        JSON.stringify(
-          some
-            .filter(({ of }) => of.jobs !== '0')
-            .map(({ window: { prefix, delta }, of }) => ({
-              prefix,
-              after_id: delta.range.after,
-              up_to_id: delta.range.upTo,
-              row_count: of.jobs,
-              digest: of.digest,
-              state_digest: of.state_digest,
-            })),
-        ),
-      ],
-    );
+        [
+          job.move,
+          pass.pass,
+          JSON.stringify(
+            some
+              .filter(({ of }) => of.jobs !== '0')
+              .map(({ window: { prefix, delta }, of }) => ({
+                prefix,
+                after_id: delta.range.after,
+                up_to_id: delta.range.upTo,
+                row_count: of.jobs,
+                digest: of.digest,
+                state_digest: of.state_digest,
+              })),
+          ),
+        ],
+      );
     await finishPass(client, job, pass, sums);
+    const total = (count: (of: sql.DeltaDigest) => number): number => sent.reduce((sum, { of }) => sum + count(of), 0);
+    return {
+      sums,
+      result: {
+        pass: pass.pass,
+        jobs: total((of) => Number(of.jobs)),
+        statuses: total((of) => Number(of.new_statuses) + Number(of.changes)),
+        messageIds,
+      },
+    };
   });
-  const total = (count: (of: sql.DeltaDigest) => number): number => sent.reduce((sum, { of }) => sum + count(of), 0);
-  return {
-    sums,
-    result: {
-      pass: pass.pass,
-      jobs: total((of) => Number(of.jobs)),
-      statuses: total((of) => Number(of.new_statuses) + Number(of.changes)),
-      messageIds,
-    },
-  };
 }
 
 /** Pipelined: each statement is sent without waiting for the one before. */

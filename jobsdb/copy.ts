@@ -165,7 +165,7 @@ class OpenCopy implements Copy {
     const { move, datasets } = this.#job;
     const last = this.#passes.at(-1)!;
     for (const { prefix } of datasets) assertAscending(move, prefix, rangesOf(this.#passes, prefix));
-    this.#atSource ??= this.#readSource(last.marks, await sourceDatasets(this.#reader, this.#job, last.marks));
+    this.#atSource ??= this.#readSourceNow(last.marks);
     const atSource = await this.#atSource;
     this.#atSource = undefined;
     const prefixes = datasets.map(({ prefix }) => {
@@ -251,8 +251,8 @@ class OpenCopy implements Copy {
     const attached = fenced ? datasetsOf(job, taken, known) : await sourceDatasets(this.#source, job, known);
     const begun = this.#passes[done.length] ?? (await this.#begin(done, taken));
     const pass = { ...begun, marks: marksNow(begun, taken, fenced) };
-    if (fenced) this.#atSource = this.#readSource(pass.marks, attached);
-    const windows = windowsBetween(job, done, pass.marks, attached, fenced);
+    if (fenced) this.#atSource = this.#readSource(pass.marks, taken, attached);
+    const windows = windowsBetween(job, done, pass.marks, taken, attached, fenced);
     const lane = { source: this.#source, target: this.#target };
     const { result, sums } = await copyLater(job, lane, pass, done, windows);
     this.#passes[done.length] = { ...pass, done: true, sums };
@@ -284,13 +284,18 @@ class OpenCopy implements Copy {
    * The source's own sums, from its rows: those at the marks of the pass before last, and what has changed since, up to the end. One pass further back than the copy
    * looks, so that a row that the last pass could not see is not missed twice.
    */
-  #readSource(marks: Marks, attached: ReadonlyMap<string, number[]>): Promise<Sums> {
+  #readSource(marks: Marks, taken: Taken, attached: ReadonlyMap<string, number[]>): Promise<Sums> {
     const before = this.#passes.filter((pass) => pass.done && pass.marks !== marks);
     const base = before.length === 0 ? this.#passes : before.slice(0, Math.max(1, before.length - 1));
-    const windows = windowsBetween(this.#job, base, marks, attached, true);
+    const windows = windowsBetween(this.#job, base, marks, taken, attached, true);
     const sums = digestWindows(this.#reader, windows).then((changes) => addChanges(base.at(-1)!.sums!, changes));
     sums.catch(() => undefined); // told by verify, unless something else ends the copy first
     return sums;
+  }
+
+  async #readSourceNow(marks: Marks): Promise<Sums> {
+    const taken = await takeMarks(this.#reader, this.#job);
+    return this.#readSource(marks, taken, datasetsOf(this.#job, taken, marks));
   }
 
   async #lowestIds(

@@ -63,8 +63,8 @@ const cutOverOptions = {
 } satisfies ActivityOptions;
 
 const cleanUpOptions = {
-  startToCloseTimeout: '10m', // marking what was moved, in batches
-  scheduleToCloseTimeout: '1h', // nothing waits for it but the end: a source that restarts meanwhile does it by itself
+  startToCloseTimeout: '6h', // marking what was moved and certifying it: a minute for a million jobs; a node that stands still is told sooner
+  scheduleToCloseTimeout: '12h', // nothing waits for it but the end: a source that restarts meanwhile does it by itself
   heartbeatTimeout: HEARTBEAT_TIMEOUT,
   retry: RETRY,
   cancellationType,

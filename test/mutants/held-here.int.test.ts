@@ -283,14 +283,16 @@ describe('between two nodes', () => {
       partitions: [0],
     };
     /** The activity as it is, whose source does something else at its fence. */
-    async function cutOver(fence: NodeControl['fence'], before?: () => Promise<void>) {
+    async function cutOver(fence: NodeControl['fence'], quiesced?: () => Promise<void>) {
       await addJobs(f.a.pool, jobs(0, 3));
       await f.append({ type: 'start move', holder: 1, move: MOVE, from: 'a', to: 'b', partitions: [0] });
-      await before?.();
       const { a, b } = f;
       const source = {
         prepare: (command: MoveCommand) => a.steward.prepare(command),
-        quiesce: (command: MoveCommand & { limitMs: number }) => a.steward.quiesce(command),
+        quiesce: async (command: MoveCommand & { limitMs: number }) => {
+          await a.steward.quiesce(command);
+          await quiesced?.();
+        },
         fence,
       };
       const activities = createMoveActivities({
@@ -317,7 +319,6 @@ describe('between two nodes', () => {
           );
         },
         async () => {
-          await copyPass(await f.copyJob(await f.claim(MOVE, 'first'), f.a, f.b));
           unseen = (await f.a.pool.query("SELECT nextval('ringmaster.gw_job_id')::text AS id")).rows[0].id;
         },
       );
