@@ -35,21 +35,20 @@ export function windowsBetween(
   return job.datasets.flatMap(({ prefix, dataset }) => {
     const { upTo, constant, statusUpTo } = marks.prefixes[prefix]!;
     const before = from.prefixes[prefix]!;
-    const isQuiet =
-      taken.jobs[prefix]! <= before.upTo &&
-      attached
-        .get(prefix)!
-        .every((n) => (taken.statuses[prefix]?.[n] ?? Number.POSITIVE_INFINITY) <= (before.statusUpTo[n] ?? 0));
-    if (isQuiet) return [];
+    const sources = attached.get(prefix)!.map((number) => ({
+      prefix,
+      dataset: number,
+      statusAfter: before.statusUpTo[number] ?? 0,
+      statusUpTo: everything ? null : (statusUpTo[number] ?? 0),
+      hasJobs: taken.jobs[prefix]! > before.upTo && !taken.imports[prefix]?.includes(number),
+      hasStatuses: (taken.statuses[prefix]?.[number] ?? Number.POSITIVE_INFINITY) > (before.statusUpTo[number] ?? 0),
+    }));
+    // Each dataset in a statement costs its planning, and a node may have many that nobody writes to any more.
+    if (!sources.some(({ hasJobs, hasStatuses }) => hasJobs || hasStatuses)) return [];
     const window = {
       prefix,
       dataset,
-      sources: attached.get(prefix)!.map((number) => ({
-        prefix,
-        dataset: number,
-        statusAfter: before.statusUpTo[number] ?? 0,
-        statusUpTo: everything ? null : (statusUpTo[number] ?? 0),
-      })),
+      sources,
       delta: {
         partitions: job.partitions,
         range: { after: before.upTo, upTo, constant },

@@ -42,6 +42,8 @@ export interface Pass {
 export interface Taken {
   readonly jobs: Readonly<Record<string, number>>;
   readonly statuses: Readonly<Record<string, Readonly<Record<string, number>>>>;
+  /** Datasets that came by a move: no new job is ever written to them. */
+  readonly imports: Readonly<Record<string, readonly number[]>>;
   readonly messageIds: number;
 }
 

@@ -137,9 +137,11 @@ export const selectLowest = (sources: readonly ChunkSource[]): string => {
 
 // ---- later passes: what came since
 
-/** One dataset in a later pass. Statuses above `statusAfter` are new to it. */
+/** One dataset in a later pass. Statuses above `statusAfter` are new to it; where it can have neither new jobs nor new statuses it is not asked for them. */
 export interface DeltaSource extends SourceDataset {
   readonly statusAfter: number;
+  readonly hasJobs: boolean;
+  readonly hasStatuses: boolean;
 }
 
 /**
@@ -177,6 +179,16 @@ const changed = (source: DeltaSource, { partitions, range }: Delta, columns: str
   WHERE ${isLive('b.job_state')}`;
 };
 
+/** Selects of those sources that can have what is asked for; where none can, one that gives nothing, as a column's type needs a table. */
+function selectsOf(
+  sources: readonly DeltaSource[],
+  has: 'hasJobs' | 'hasStatuses',
+  select: (source: DeltaSource) => string,
+): string[] {
+  const some = sources.filter((source) => source[has]);
+  return some.length > 0 ? some.map(select) : [`${select(sources[0]!)} AND false`];
+}
+
 /** What a later pass has, and how it changes the pending set: `pending` more (or fewer), and the sum of their states. */
 export interface DeltaDigest {
   readonly prefix: string;
@@ -203,27 +215,31 @@ const changeColumns = `s.job_id AS job_id, ${statusAs('s')}, ${statusColumns.map
 export const digestDeltaOut = (prefix: string, sources: readonly DeltaSource[], delta: Delta): string =>
   deltaDigest(
     prefix,
-    sources.map((source) => newJobs(source, delta, `${jobList('j')}, ${statusAs('s')}`)).join(' UNION ALL '),
-    sources.map((source) => changed(source, delta, changeColumns)).join(' UNION ALL '),
+    selectsOf(sources, 'hasJobs', (source) => newJobs(source, delta, `${jobList('j')}, ${statusAs('s')}`)).join(
+      ' UNION ALL ',
+    ),
+    selectsOf(sources, 'hasStatuses', (source) => changed(source, delta, changeColumns)).join(' UNION ALL '),
     (alias) => `${alias}.job_id`,
   );
 
 export const copyNewJobsOut = (sources: readonly DeltaSource[], delta: Delta): string =>
-  copyOut(sources.map((source) => newJobs(source, delta, jobsOut(delta.range.constant))));
+  copyOut(selectsOf(sources, 'hasJobs', (source) => newJobs(source, delta, jobsOut(delta.range.constant))));
 
 /** Of new jobs and of those that were copied before, each under its id at the target. */
-export const copyNewStatusesOut = (sources: readonly DeltaSource[], delta: Delta): string =>
-  copyOut(
-    sources.flatMap((source) => [
-      `${newJobs(source, delta, statusesOut(delta.range.constant))} AND s.job_id IS NOT NULL`,
-      changed(
-        source,
-        delta,
-        statusColumns.map((column) => (column === 'job_id' ? 's.job_id + r.constant' : `s.${column}`)).join(', '),
-        `JOIN ${rangesAs(delta.earlier)} ON s.job_id > r.after_id AND s.job_id <= r.up_to_id`,
-      ),
-    ]),
-  );
+export const copyNewStatusesOut = (sources: readonly DeltaSource[], delta: Delta): string => {
+  const mapped = statusColumns
+    .map((column) => (column === 'job_id' ? 's.job_id + r.constant' : `s.${column}`))
+    .join(', ');
+  const where = `JOIN ${rangesAs(delta.earlier)} ON s.job_id > r.after_id AND s.job_id <= r.up_to_id`;
+  return copyOut([
+    ...selectsOf(
+      sources,
+      'hasJobs',
+      (source) => `${newJobs(source, delta, statusesOut(delta.range.constant))} AND s.job_id IS NOT NULL`,
+    ),
+    ...selectsOf(sources, 'hasStatuses', (source) => changed(source, delta, mapped, where)),
+  ]);
+};
 
 const rangesAs = (list: readonly IdRange[]): string =>
   `(VALUES ${list.map((range) => `(${range.after}::bigint, ${range.upTo}::bigint, ${range.constant}::bigint)`).join(', ')}) AS r (after_id, up_to_id, constant)`;

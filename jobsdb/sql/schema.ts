@@ -298,13 +298,16 @@ ALTER TABLE ringmaster.import_chunks ADD COLUMN state_digest numeric NOT NULL DE
 ALTER TABLE ringmaster.import_passes ADD COLUMN sums jsonb;
 COMMENT ON COLUMN ringmaster.import_passes.sums IS 'of a pass that is done: { "<prefix>": { "pending", "digest" } }, the pending set at its marks as sums';
 
--- How far ids have been given: { "statuses": { "<prefix>": { "<dataset>": id } }, "jobs": { "<prefix>": id }, "messageIds": id }.
--- Sequences are read as they are at that moment, statuses before jobs.
+-- How far ids have been given: { "statuses": { "<prefix>": { "<dataset>": id } }, "imports": { "<prefix>": [dataset] }, "jobs": { "<prefix>": id }, "messageIds": id }.
+-- Sequences are read as they are at that moment, statuses before jobs. No new job is ever written to an import.
 CREATE FUNCTION ringmaster.marks(p_prefixes text[]) RETURNS jsonb LANGUAGE plpgsql AS $$
-DECLARE d record; p text; given bigint; statuses jsonb := '{}'; jobs jsonb := '{}';
+DECLARE d record; p text; given bigint; statuses jsonb := '{}'; imports jsonb := '{}'; jobs jsonb := '{}';
   last_given text := 'SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END FROM %s';
 BEGIN
-  FOR d IN SELECT prefix, dataset FROM ringmaster.datasets WHERE attached AND prefix = ANY (p_prefixes) ORDER BY prefix, dataset LOOP
+  FOR d IN SELECT prefix, dataset, move FROM ringmaster.datasets WHERE attached AND prefix = ANY (p_prefixes) ORDER BY prefix, dataset LOOP
+    IF d.move IS NOT NULL THEN
+      imports := jsonb_set(imports, ARRAY[d.prefix], coalesce(imports->d.prefix, '[]') || to_jsonb(d.dataset));
+    END IF;
     EXECUTE format(last_given, pg_get_serial_sequence(format('public.%I', d.prefix || '_job_status_' || d.dataset), 'id')) INTO given;
     statuses := jsonb_set(statuses, ARRAY[d.prefix], coalesce(statuses->d.prefix, '{}') || jsonb_build_object(d.dataset, given));
   END LOOP;
@@ -313,7 +316,7 @@ BEGIN
     jobs := jobs || jsonb_build_object(p, given);
   END LOOP;
   EXECUTE format(last_given, 'ringmaster.message_ids_seq_seq') INTO given;
-  RETURN jsonb_build_object('statuses', statuses, 'jobs', jobs, 'messageIds', given);
+  RETURN jsonb_build_object('statuses', statuses, 'imports', imports, 'jobs', jobs, 'messageIds', given);
 END $$;
 
 -- As before; notes of each import when it was attached and which statuses came with it, and gives the attached datasets, which saves asking for them.

@@ -20,7 +20,12 @@ const base: NodeStatus = {
 
 const wait = (status: (look: number) => NodeStatus): Promise<NodeStatus> => {
   let looks = 0;
-  const control = { status: async () => status((looks += 1)) } as unknown as NodeControl;
+  const control = {
+    status: async () => {
+      looks += 1;
+      return status(looks);
+    },
+  } as unknown as NodeControl;
   const env = new MockActivityEnvironment();
   return env.run(() => waitSettled({ controlOf: async () => control, limits }, 'node-0', VERSION));
 };
