@@ -17,6 +17,8 @@ export interface DemoOptions {
   readonly rate: number;
   /** Undefined: as slow as it takes for a backlog to be there. */
   readonly destinationMs?: number;
+  /** Of deliveries, one in so many is answered 500. Undefined: none. */
+  readonly failOneIn?: number;
   readonly seed: number;
   readonly platform: 'local' | 'kubernetes';
   /** Pods, or processes of this machine, that are killed while partitions move. Undefined: none. */
@@ -83,6 +85,11 @@ function demoCommand(): Command {
     .option('--user-field <field>', "the input's field that becomes userId", 'user')
     .option('--events <n>', 'first n lines of the input only', whole('a whole number', 1, Number.MAX_SAFE_INTEGER))
     .option('--rate <n>', 'events a second', whole('a whole number', 1, RATE_MAX), RATE_DEFAULT)
+    .option(
+      '--fail-one-in <n>',
+      'one in so many deliveries is answered 500, and tried again',
+      whole('a whole number', 2, 1_000_000),
+    )
     .option(
       '--destination-ms <n>',
       'how long the destination takes to answer (default: so slow that a backlog is always there to move)',

@@ -57,6 +57,7 @@ export async function runDemo(
       : seededSource(options.seed);
     sink = await startSinkProcess({
       destinationMs: options.destinationMs ?? FIRST_MS,
+      ...(options.failOneIn === undefined ? {} : { failOneIn: options.failOneIn }),
       logFile: path.join(dataFolder, 'deliveries.ndjson'),
     });
     const onStep = (step: string): void => screen.say(`· ${step}`);

@@ -21,7 +21,7 @@ describe('flags', () => {
 
   test('all of them', () => {
     const args =
-      '--nodes 1 --to 4,2,3 --partitions 128 --input test/data/wikipedia-edits-sample.ndjson.gz --user-field user --events 10 --rate 50 --destination-ms 7 --seed 3 --json report.json --platform kubernetes --kill-pods 4 --dataplane reference';
+      '--nodes 1 --to 4,2,3 --partitions 128 --input test/data/wikipedia-edits-sample.ndjson.gz --user-field user --events 10 --rate 50 --destination-ms 7 --fail-one-in 10 --seed 3 --json report.json --platform kubernetes --kill-pods 4 --dataplane reference';
     expect(parseDemoOptions(args.split(' '))).toMatchObject({
       options: {
         nodes: 1,
@@ -30,6 +30,7 @@ describe('flags', () => {
         events: 10,
         rate: 50,
         destinationMs: 7,
+        failOneIn: 10,
         seed: 3,
         platform: 'kubernetes',
         killPods: 4,
@@ -49,6 +50,7 @@ describe('flags', () => {
       'events',
       'rate',
       'destination-ms',
+      'fail-one-in',
       'seed',
       'platform',
       'dataplane',
