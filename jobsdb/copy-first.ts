@@ -90,8 +90,9 @@ export async function copyFirst(
     const runLane = async (lane: Lane, nth: number): Promise<void> => {
       for (;;) {
         signal.throwIfAborted();
-        if (nth > 0 && nth >= (job.throttle?.lanes ?? lanes.length)) {
-          if (running === 0) return;
+        // Held back it waits for the others. Where none is at work what is left is its own: one that has just ended may have seen nothing left before this lane's
+        // last range came back in halves.
+        if (nth > 0 && nth >= (job.throttle?.lanes ?? lanes.length) && running > 0) {
           await delay(LANE_LOOK_MS, undefined, { signal });
           continue;
         }
@@ -186,6 +187,32 @@ async function copyChunk(
     { lazily: true },
   );
   return { jobs: found, statuses: Number(sent.status_count) };
+}
+
+/**
+ * What is pending at the marks of the first pass, asked of the source as a whole and in one statement: that the chunks were all of it, and nothing twice, does not
+ * rest on how they were dealt out. Throws COPY_DIFFERS.
+ */
+export async function assertWhole(
+  job: CopyJob,
+  source: pg.ClientBase,
+  { marks }: Pass,
+  sources: readonly sql.ChunkSource[],
+  brought: Sums,
+): Promise<void> {
+  for (const { prefix } of job.datasets) {
+    const mine = sources.filter((other) => other.prefix === prefix);
+    const { after, upTo, constant } = marks.prefixes[prefix]!;
+    if (mine.length === 0 || after >= upTo) continue;
+    const dense = brought[prefix]!.pending / (upTo - after) >= DENSE_FROM;
+    const chunk = { range: { after, upTo, constant }, dense };
+    const whole = (await source.query<sql.WholeDigest>(sql.digestWholeOut(mine, chunk))).rows[0]!;
+    const { pending, digest } = brought[prefix]!;
+    if (whole.row_count !== String(pending))
+      throw copyDiffers(job, prefix, chunk.range, 'row_count', whole.row_count, String(pending));
+    if (whole.state_digest !== digest)
+      throw copyDiffers(job, prefix, chunk.range, 'state_digest', whole.state_digest, digest);
+  }
 }
 
 /** What the first pass has brought, from the ledger. */

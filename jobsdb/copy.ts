@@ -15,7 +15,7 @@ import type pg from 'pg';
 import { CodedError } from '../kit/errors.ts';
 import type { MoveProof } from '../ring/events.ts';
 import type { PartitionIndex } from '../ring/partition.ts';
-import { COPY_LANES, copyFirst, type Lane, sumsOfFirst } from './copy-first.ts';
+import { assertWhole, COPY_LANES, copyFirst, type Lane, sumsOfFirst } from './copy-first.ts';
 import { addChanges, copyLater, digestWindows, finishPass, windowsBetween } from './copy-later.ts';
 import {
   beginPass,
@@ -218,6 +218,7 @@ class OpenCopy implements Copy {
         lanes.push({ source: nth === 1 ? this.#reader : await this.#connect(job.source), target });
       }
       const written = await copyFirst(job, lanes, pass, sources);
+      await assertWhole(job, this.#reader, pass, sources, await sumsOfFirst(this.#target, job));
       const { sums, messageIds } = await inImport(job, this.#target, async (client) => {
         const sent = await stream(
           this.#source,

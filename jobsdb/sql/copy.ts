@@ -101,6 +101,13 @@ export const digestChunkIn = (prefix: string, dataset: number, { range, dense }:
   );
 };
 
+export type WholeDigest = Pick<ChunkDigest, 'row_count' | 'state_digest'>;
+
+/** As `digestChunkOut`, of states alone: the payloads are not read. */
+export const digestWholeOut = (sources: readonly ChunkSource[], chunk: Chunk): string => `
+  SELECT count(*)::text AS row_count, ${digestSum(stateHash('p.s_', 'p.job_id'))} AS state_digest
+  FROM (${sources.map((source) => pendingOfChunk(source, chunk, `j.job_id, ${statusAs('s')}`)).join(' UNION ALL ')}) AS p`;
+
 const copyOut = (selects: readonly string[]): string =>
   `COPY (${selects.join(' UNION ALL ')}) TO STDOUT (FORMAT binary)`;
 const jobsOut = (constant: number): string =>
