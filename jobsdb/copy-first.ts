@@ -2,7 +2,6 @@
  * The first pass: all that is pending at its marks, in chunks. A chunk is a range of ids, one transaction at the target with its line in the ledger; several lanes,
  * each a connection to either side, take chunks from one list. Nothing below the marks changes, so every lane reads what any other would.
  */
-import { setTimeout as delay } from 'node:timers/promises';
 import type pg from 'pg';
 import { CodedError } from '../kit/errors.ts';
 import type { CopyJob } from './copy.ts';
@@ -22,8 +21,6 @@ const CHUNK_GROWTH = 4;
 const DENSE_FROM = 1 / 8;
 /** Streams at once, where nobody says otherwise: two keep both servers at work, more did not help (measured on two cores). */
 export const COPY_LANES = 2;
-/** Between two looks of a lane that may not run just now. */
-const LANE_LOOK_MS = 100;
 
 export interface Lane {
   readonly source: pg.ClientBase;
@@ -54,7 +51,7 @@ class Remaining {
     return taken;
   }
 
-  /** What was found in a range sets the width of the next. False: it was too much for one chunk, and has been given back in halves. */
+  /** What was found in a range sets the width of the next. False: it was too much for one chunk, and has been given back. */
   fits({ after, upTo }: { after: number; upTo: number }, rows: number, bytes: number): boolean {
     const ids = upTo - after;
     this.#density = rows / ids;
@@ -62,8 +59,7 @@ class Remaining {
     const byBytes = (ids * CHUNK_BYTES_MAX * CHUNK_FILL) / Math.max(bytes, 1);
     this.#width = Math.max(1, Math.floor(Math.min(byRows, byBytes, ids * CHUNK_GROWTH)));
     if (ids === 1 || (rows <= this.#rowsMax && bytes <= CHUNK_BYTES_MAX)) return true;
-    const middle = after + Math.floor(ids / 2);
-    this.#gaps.unshift({ after, upTo: middle }, { after: middle, upTo });
+    this.#gaps.unshift({ after, upTo });
     return false;
   }
 }
@@ -87,17 +83,18 @@ export async function copyFirst(
     const failed = new AbortController();
     const signal = job.signal ? AbortSignal.any([job.signal, failed.signal]) : failed.signal;
     let running = 0;
+    let chunkEnded = Promise.withResolvers<void>();
     const runLane = async (lane: Lane, nth: number): Promise<void> => {
       for (;;) {
         signal.throwIfAborted();
-        // Held back it waits for the others. Where none is at work what is left is its own: one that has just ended may have seen nothing left before this lane's
-        // last range came back in halves.
-        if (nth > 0 && nth >= (job.throttle?.lanes ?? lanes.length) && running > 0) {
-          await delay(LANE_LOOK_MS, undefined, { signal });
+        const isHeldBack = nth > 0 && nth >= (job.throttle?.lanes ?? lanes.length);
+        const next = isHeldBack && running > 0 ? null : remaining.next();
+        if (!next) {
+          // A range that is under way may be given back: nobody leaves before the last one has ended.
+          if (running === 0) return;
+          await chunkEnded.promise;
           continue;
         }
-        const next = remaining.next();
-        if (!next) return;
         running += 1;
         try {
           const chunk = { range: { after: next.after, upTo: next.upTo, constant }, dense: next.dense };
@@ -107,6 +104,8 @@ export async function copyFirst(
           if (rows.jobs > 0) job.onRows?.(rows.jobs);
         } finally {
           running -= 1;
+          chunkEnded.resolve();
+          chunkEnded = Promise.withResolvers();
         }
       }
     };

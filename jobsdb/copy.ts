@@ -234,6 +234,7 @@ class OpenCopy implements Copy {
       });
       this.#passes[0] = { ...pass, done: true, sums };
       this.#rowsCopied += written.jobs;
+      await this.#target.query(sql.analyzeImport(job.datasets));
       failed = false;
       return { pass: 1, ...written, messageIds };
     } finally {

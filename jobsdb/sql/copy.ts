@@ -289,6 +289,13 @@ export const takeDeltaIn = (prefix: string, dataset: number, { range, earlier }:
     ${deltaDigest(prefix, news, changes, (alias) => `${alias}.source_id`)}`;
 };
 
+/**
+ * Statistics of what came: of a table that it knows nothing of the planner expects so few rows that a node which opens its partitions would sort all of a queue for
+ * each page of it. Where our role may not, PostgreSQL warns and leaves it to autovacuum.
+ */
+export const analyzeImport = (datasets: readonly { readonly prefix: string; readonly dataset: number }[]): string =>
+  `ANALYZE ${datasets.flatMap(({ prefix, dataset }) => [jobsTable(prefix, dataset), statusTable(prefix, dataset)]).join(', ')}`;
+
 /** Nothing there but looks into indexes: every join is one. */
 export const planByIndexesAtSource = 'SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off';
 /** New statuses and new jobs are joined there, neither of which has an index for it. */

@@ -684,6 +684,13 @@ export const guards: readonly Guard[] = [
       only: 'copies in chunks, and a retry goes on after the last one',
     },
     {
+      name: 'the first pass is compared with all that is pending at its marks',
+      because: 'P1: that the chunks were all of it does not rest on how they were dealt out',
+      find: 'if (whole.row_count !== String(pending))',
+      replace: "if (whole.row_count === '')",
+      only: 'and a range that nobody has copied is found by asking for the whole',
+    },
+    {
       name: 'chunks are compared by digest (COPY_DIFFERS)',
       because: 'P1 (C4): content is verified chunk by chunk',
       find: "for (const field of ['row_count', 'status_count', 'digest', 'state_digest'] as const) {",
