@@ -318,6 +318,7 @@ const sourceOf = (prefix: Prefix): sql.ChunkSource => ({
   prefix,
   dataset: 1,
   partitionIds: PARTITION_IDS,
+  isMostlyMoved: true,
   statusUpTo: null,
 });
 

@@ -12,7 +12,7 @@ program
   .command('copy')
   .description('the copy of one move, by us and by psql COPY | psql COPY')
   .option('--rows <n>', 'rows that move', whole('a whole number', 1_000, 10_000_000), 600_000)
-  .option('--rounds <n>', 'rounds, in each of which all take their turn', whole('a whole number', 1, 100), 3)
+  .option('--rounds <n>', 'rounds, in each of which all take their turn', whole('a whole number', 1, 100), 5)
   .option('--big', 'afterwards one move of ten times the rows, for the memory it takes', false)
   .option('--json <file>', 'write the report there')
   .action(async ({ rows, rounds, big, json }: { rows: number; rounds: number; big: boolean; json?: string }) => {

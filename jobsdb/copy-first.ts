@@ -18,7 +18,7 @@ const CHUNK_BYTES_MAX = 64 * 1024 * 1024;
 const CHUNK_FILL = 0.75;
 const CHUNK_GROWTH = 4;
 /** From so many wanted rows in a range of so many ids, its statuses are read in order instead of looked up for each row. */
-const DENSE_FROM = 1 / 8;
+export const DENSE_FROM = 1 / 8;
 /** Streams at once, where nobody says otherwise: two keep both servers at work, more did not help (measured on two cores). */
 export const COPY_LANES = 2;
 
@@ -189,28 +189,37 @@ async function copyChunk(
 }
 
 /**
- * What is pending at the marks of the first pass, asked of the source as a whole and in one statement: that the chunks were all of it, and nothing twice, does not
- * rest on how they were dealt out. Throws COPY_DIFFERS.
+ * How much is pending at the marks of the first pass, asked of the source as a whole, one statement for each prefix. On a connection of its own it is asked while the
+ * lanes copy: below the marks nothing changes.
  */
-export async function assertWhole(
+export async function countWhole(
   job: CopyJob,
   source: pg.ClientBase,
   { marks }: Pass,
   sources: readonly sql.ChunkSource[],
-  brought: Sums,
-): Promise<void> {
+): Promise<Readonly<Record<string, number>>> {
+  const counts: Record<string, number> = {};
   for (const { prefix } of job.datasets) {
     const mine = sources.filter((other) => other.prefix === prefix);
-    const { after, upTo, constant } = marks.prefixes[prefix]!;
+    const { after, upTo } = marks.prefixes[prefix]!;
+    counts[prefix] = 0;
     if (mine.length === 0 || after >= upTo) continue;
-    const dense = brought[prefix]!.pending / (upTo - after) >= DENSE_FROM;
-    const chunk = { range: { after, upTo, constant }, dense };
-    const whole = (await source.query<sql.WholeDigest>(sql.digestWholeOut(mine, chunk))).rows[0]!;
-    const { pending, digest } = brought[prefix]!;
-    if (whole.row_count !== String(pending))
-      throw copyDiffers(job, prefix, chunk.range, 'row_count', whole.row_count, String(pending));
-    if (whole.state_digest !== digest)
-      throw copyDiffers(job, prefix, chunk.range, 'state_digest', whole.state_digest, digest);
+    const whole = await source.query<{ row_count: string }>(sql.countWholeOut(mine, { after, upTo }));
+    counts[prefix] = Number(whole.rows[0]!.row_count);
+  }
+  return counts;
+}
+
+/** That the chunks were all of it, and nothing twice, does not rest on how they were dealt out. Throws COPY_DIFFERS. */
+export function assertWhole(
+  job: CopyJob,
+  { marks }: Pass,
+  whole: Readonly<Record<string, number>>,
+  brought: Sums,
+): void {
+  for (const { prefix } of job.datasets) {
+    const [all, some] = [whole[prefix]!, brought[prefix]!.pending];
+    if (all !== some) throw copyDiffers(job, prefix, marks.prefixes[prefix]!, 'row_count', String(all), String(some));
   }
 }
 

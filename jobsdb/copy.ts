@@ -15,7 +15,7 @@ import type pg from 'pg';
 import { CodedError } from '../kit/errors.ts';
 import type { MoveProof } from '../ring/events.ts';
 import type { PartitionIndex } from '../ring/partition.ts';
-import { assertWhole, COPY_LANES, copyFirst, type Lane, sumsOfFirst } from './copy-first.ts';
+import { assertWhole, COPY_LANES, copyFirst, countWhole, DENSE_FROM, type Lane, sumsOfFirst } from './copy-first.ts';
 import { addChanges, copyLater, digestWindows, finishPass, windowsBetween } from './copy-later.ts';
 import {
   beginPass,
@@ -202,10 +202,11 @@ class OpenCopy implements Copy {
       this.#passes.push(pass);
     }
     const { marks } = pass;
-    const sources = datasets.map(({ prefix, dataset, partitionIds }) => ({
+    const sources = datasets.map(({ prefix, dataset, partitionIds, idsInAll }) => ({
       prefix,
       dataset,
       partitionIds,
+      isMostlyMoved: partitionIds.length >= idsInAll * DENSE_FROM,
       statusUpTo: marks.prefixes[prefix]!.statusUpTo[dataset] ?? 0,
     }));
     const lanes: Lane[] = [{ source: this.#source, target: this.#target }];
@@ -217,8 +218,12 @@ class OpenCopy implements Copy {
         more.push(target);
         lanes.push({ source: nth === 1 ? this.#reader : await this.#connect(job.source), target });
       }
+      const asked = await job.source.connect();
+      more.push(asked);
+      const asking = countWhole(job, asked, pass, sources);
+      asking.catch(() => undefined); // told below, unless the copy fails first
       const written = await copyFirst(job, lanes, pass, sources);
-      await assertWhole(job, this.#reader, pass, sources, await sumsOfFirst(this.#target, job));
+      assertWhole(job, pass, await asking, await sumsOfFirst(this.#target, job));
       const { sums, messageIds } = await inImport(job, this.#target, async (client) => {
         const sent = await stream(
           this.#source,
@@ -305,7 +310,9 @@ class OpenCopy implements Copy {
   ): Promise<Record<string, number>> {
     const lowest: Record<string, number> = {};
     for (const { prefix } of this.#job.datasets) {
-      const mine = datasets.filter((other) => other.prefix === prefix).map((other) => ({ ...other, statusUpTo: null }));
+      const mine = datasets
+        .filter((other) => other.prefix === prefix)
+        .map((other) => ({ ...other, statusUpTo: null, isMostlyMoved: false }));
       const found = await this.#source.query<{ lowest: string | null }>(sql.selectLowest(mine));
       const id = found.rows[0]!.lowest;
       if (id !== null) lowest[prefix] = Number(id) - 1;

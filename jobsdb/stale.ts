@@ -15,24 +15,26 @@ export async function attachedDatasets(client: ClientBase | Pool): Promise<Datas
   return (await client.query<Dataset>(selectAttached)).rows;
 }
 
-/** Each dataset with the `partition_id`s in it whose index is in `wanted` (all workspaces share one ring); one round trip for all. */
+/**
+ * Each dataset with the `partition_id`s in it whose index is in `wanted` (all workspaces share one ring), and how many there are in all; one round trip
+ * for all.
+ */
 export async function partitionIdsByDataset(
   client: ClientBase,
   datasets: readonly Dataset[],
   wanted: ReadonlySet<PartitionIndex>,
-): Promise<(Dataset & { partitionIds: string[] })[]> {
+): Promise<(Dataset & { partitionIds: string[]; idsInAll: number })[]> {
   if (datasets.length === 0) return [];
   const selects = datasets.map(
     ({ prefix, dataset }, n) =>
       `SELECT ${n} AS n, partition_id FROM (${distinctPartitionIds(prefix, dataset)}) AS d${n}`,
   );
   const found = await client.query<{ n: number; partition_id: string }>(selects.join(' UNION ALL '));
-  return datasets.map((dataset, n) => ({
-    ...dataset,
-    partitionIds: found.rows
-      .filter((row) => row.n === n && wanted.has(partitionIndexOf(row.partition_id) ?? -1))
-      .map((row) => row.partition_id),
-  }));
+  return datasets.map((dataset, n) => {
+    const ids = found.rows.filter((row) => row.n === n).map((row) => row.partition_id);
+    const partitionIds = ids.filter((id) => wanted.has(partitionIndexOf(id) ?? -1));
+    return { ...dataset, partitionIds, idsInAll: ids.length };
+  });
 }
 
 /** Pending jobs in the attached datasets, whatever partition they are of: one that no ring knows is pending too. */

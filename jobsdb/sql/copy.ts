@@ -59,6 +59,8 @@ function lastStatusJoin(
 export interface ChunkSource extends SourceDataset {
   /** The partition ids in it that are being moved. */
   readonly partitionIds: readonly string[];
+  /** Most of what lies in it is of these partitions, as far as their number tells. */
+  readonly isMostlyMoved: boolean;
 }
 
 /** `dense`: most rows of the range are wanted. */
@@ -101,12 +103,12 @@ export const digestChunkIn = (prefix: string, dataset: number, { range, dense }:
   );
 };
 
-export type WholeDigest = Pick<ChunkDigest, 'row_count' | 'state_digest'>;
-
-/** As `digestChunkOut`, of states alone: the payloads are not read. */
-export const digestWholeOut = (sources: readonly ChunkSource[], chunk: Chunk): string => `
-  SELECT count(*)::text AS row_count, ${digestSum(stateHash('p.s_', 'p.job_id'))} AS state_digest
-  FROM (${sources.map((source) => pendingOfChunk(source, chunk, `j.job_id, ${statusAs('s')}`)).join(' UNION ALL ')}) AS p`;
+/** How many are pending in the whole range; neither payloads nor states are read for it. */
+export const countWholeOut = (sources: readonly ChunkSource[], range: Pick<IdRange, 'after' | 'upTo'>): string => {
+  const whole = (source: ChunkSource): string =>
+    pendingOfChunk(source, { range: { ...range, constant: 0 }, dense: source.isMostlyMoved }, 'j.job_id');
+  return `SELECT count(*)::text AS row_count FROM (${sources.map(whole).join(' UNION ALL ')}) AS p`;
+};
 
 const copyOut = (selects: readonly string[]): string =>
   `COPY (${selects.join(' UNION ALL ')}) TO STDOUT (FORMAT binary)`;
@@ -294,7 +296,12 @@ export const takeDeltaIn = (prefix: string, dataset: number, { range, earlier }:
  * each page of it. Where our role may not, PostgreSQL warns and leaves it to autovacuum.
  */
 export const analyzeImport = (datasets: readonly { readonly prefix: string; readonly dataset: number }[]): string =>
-  `ANALYZE ${datasets.flatMap(({ prefix, dataset }) => [jobsTable(prefix, dataset), statusTable(prefix, dataset)]).join(', ')}`;
+  `SET default_statistics_target = 10; ANALYZE ${datasets
+    .flatMap(({ prefix, dataset }) => [
+      `${jobsTable(prefix, dataset)} (job_id, partition_id)`,
+      `${statusTable(prefix, dataset)} (job_id, id)`,
+    ])
+    .join(', ')}; RESET default_statistics_target`;
 
 /** Nothing there but looks into indexes: every join is one. */
 export const planByIndexesAtSource = 'SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off';

@@ -686,8 +686,8 @@ export const guards: readonly Guard[] = [
     {
       name: 'the first pass is compared with all that is pending at its marks',
       because: 'P1: that the chunks were all of it does not rest on how they were dealt out',
-      find: 'if (whole.row_count !== String(pending))',
-      replace: "if (whole.row_count === '')",
+      find: 'if (all !== some) throw',
+      replace: 'if (all < 0) throw',
       only: 'and a range that nobody has copied is found by asking for the whole',
     },
     {
