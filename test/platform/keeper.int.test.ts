@@ -31,7 +31,9 @@ describe('the keeper', () => {
   });
 
   test('kills what does not end when asked', async () => {
-    const child = await keep(sleeper('trap "" TERM; while :; do sleep 0.05; done'));
+    const child = await keep(sleeper('trap "" TERM; echo deaf; while :; do sleep 0.05; done'));
+    const isDeaf = () => readFileSync(path.join(folder, 'log'), 'utf8').includes('deaf');
+    await until(isDeaf, { deadlineMs: 10_000, what: 'it ignores SIGTERM' });
     expect(await child.end()).toEqual({ code: null, signal: 'SIGKILL' });
     expect(isAlive(child.pid)).toBe(false);
   });
