@@ -223,7 +223,7 @@ class OpenCopy implements Copy {
       const asking = countWhole(job, asked, pass, sources);
       asking.catch(() => undefined); // told below, unless the copy fails first
       const written = await copyFirst(job, lanes, pass, sources);
-      assertWhole(job, pass, await asking, await sumsOfFirst(this.#target, job));
+      const whole = await asking;
       const { sums, messageIds } = await inImport(job, this.#target, async (client) => {
         const sent = await stream(
           this.#source,
@@ -234,6 +234,7 @@ class OpenCopy implements Copy {
         );
         if (sent > 0) await client.query(sql.takeMessageIds);
         const brought = await sumsOfFirst(client, job);
+        assertWhole(job, pass, whole, brought);
         await finishPass(client, job, pass, brought);
         return { sums: brought, messageIds: sent };
       });

@@ -114,10 +114,8 @@ const copyOut = (selects: readonly string[]): string =>
   `COPY (${selects.join(' UNION ALL ')}) TO STDOUT (FORMAT binary)`;
 const jobsOut = (constant: number): string =>
   jobColumns.map((column) => (column === 'job_id' ? `j.job_id + ${constant}` : `j.${column}`)).join(', ');
-const statusesOut = (constant: number, alias = 's'): string =>
-  statusColumns
-    .map((column) => (column === 'job_id' ? `${alias}.job_id + ${constant}` : `${alias}.${column}`))
-    .join(', ');
+const statusesOut = (constant: number): string =>
+  statusColumns.map((column) => (column === 'job_id' ? `s.job_id + ${constant}` : `s.${column}`)).join(', ');
 
 /** In no order: a job's place is its id. */
 export const copyChunkJobsOut = (sources: readonly ChunkSource[], chunk: Chunk): string =>
