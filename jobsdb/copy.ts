@@ -235,6 +235,7 @@ class OpenCopy implements Copy {
         if (sent > 0) await client.query(sql.takeMessageIds);
         const brought = await sumsOfFirst(client, job);
         assertWhole(job, pass, whole, brought);
+        await client.query('SELECT ringmaster.index_import($1)', [job.move]);
         await finishPass(client, job, pass, brought);
         return { sums: brought, messageIds: sent };
       });

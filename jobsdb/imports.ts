@@ -57,7 +57,7 @@ export async function ensureImport(
   ]);
   const datasets: { prefix: Prefix; dataset: number }[] = [];
   for (const prefix of prefixes) {
-    const added = await client.query<{ dataset: number }>('SELECT ringmaster.add_dataset($1, $2) AS dataset', [
+    const added = await client.query<{ dataset: number }>('SELECT ringmaster.add_import($1, $2) AS dataset', [
       prefix,
       move,
     ]);

@@ -294,6 +294,23 @@ COMMENT ON COLUMN ringmaster.datasets.migrated_at IS 'when a job in it was last 
 
 SELECT ringmaster.add_dataset('batch_rt', NULL);
 
+-- A dataset for what a move brings. Its index by partition is made by index_import, once its first pass is there: built at once it costs a fraction of row by row.
+CREATE FUNCTION ringmaster.add_import(p_prefix text, p_move text) RETURNS integer LANGUAGE plpgsql AS $$
+DECLARE n integer := ringmaster.add_dataset(p_prefix, p_move);
+BEGIN
+  EXECUTE format('DROP INDEX public.%I', p_prefix || '_jobs_' || n || '_partition');
+  RETURN n;
+END $$;
+
+-- By one process: whatever else the node does goes on.
+CREATE FUNCTION ringmaster.index_import(p_move text) RETURNS void LANGUAGE plpgsql SET max_parallel_maintenance_workers = 0 AS $$
+DECLARE jobs text;
+BEGIN
+  FOR jobs IN SELECT d.prefix || '_jobs_' || d.dataset FROM ringmaster.datasets AS d WHERE d.move = p_move LOOP
+    EXECUTE format('CREATE INDEX %I ON public.%I (partition_id, job_id)', jobs || '_partition', jobs);
+  END LOOP;
+END $$;
+
 ALTER TABLE ringmaster.import_chunks ADD COLUMN state_digest numeric NOT NULL DEFAULT 0;
 ALTER TABLE ringmaster.import_passes ADD COLUMN sums jsonb;
 COMMENT ON COLUMN ringmaster.import_passes.sums IS 'of a pass that is done: { "<prefix>": { "pending", "digest" } }, the pending set at its marks as sums';

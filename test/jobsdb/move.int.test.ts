@@ -77,6 +77,23 @@ describe('a move', () => {
     expect(await f.a.steward.countPending()).toBe(3);
   });
 
+  test('what it brings lies in tables with the indexes of any other, from the end of the first pass on', async () => {
+    const indexes = async (dataset: number): Promise<string[]> =>
+      (
+        await f.b.pool.query<{ indexdef: string }>(
+          "SELECT indexdef FROM pg_indexes WHERE tablename IN ('gw_jobs_' || $1, 'gw_job_status_' || $1) ORDER BY indexname",
+          [dataset],
+        )
+      ).rows.map(({ indexdef }) => indexdef.replaceAll(`_${dataset}`, '_n'));
+    await addJobs(f.a.pool, jobs(0, 0, 3));
+    const command = await f.begin('op/move-1.1', f.a, f.b, [0]);
+    const job = await f.copyJob(command, f.a, f.b);
+    const { dataset } = job.datasets.find(({ prefix }) => prefix === 'gw')!;
+    expect(await indexes(dataset)).toHaveLength(3); // its rows are indexed by partition when they are there
+    await copyPass(job);
+    expect(await indexes(dataset)).toEqual(await indexes(1));
+  });
+
   test('brings what comes in and what is finished while it copies', async () => {
     const ids = await addJobs(f.a.pool, jobs(0, 0, 10));
     const command = await f.begin('op/move-1.1', f.a, f.b, [0]);
