@@ -2,6 +2,7 @@
  * A process that copies, to be killed: it gets one `ChildJob` as JSON by its environment, runs the passes that it names, and says on its output what it
  * has done, a JSON value a line. It ends with 0, or with 1 after a line with the error's code.
  */
+import { existsSync, readFileSync } from 'node:fs';
 import pg from 'pg';
 import { type CopyJob, openCopy, type PassResult } from '../../jobsdb/copy.ts';
 import { createPool } from '../../jobsdb/pool.ts';
@@ -32,12 +33,19 @@ if (given !== undefined) {
     const copy = await openCopy({ ...job, source, target });
     for (const pass of passes) say({ done: await copy.pass({ fenced: pass === 'fenced' }) });
     copy.close();
-    say({ ended: true, rssPeakMb: process.resourceUsage().maxRSS / 1024 });
+    say({ ended: true, rssPeakMb: rssPeakMb() });
     process.exit(0);
   } catch (error) {
     say({ failed: codeOf(error) ?? null, because: describeError(error) });
     process.exit(1);
   }
+}
+
+/** On Linux from the kernel's mark for this program: `maxRSS` begins with what the process that started this one had. */
+function rssPeakMb(): number {
+  const file = '/proc/self/status';
+  const mark = existsSync(file) ? /^VmHWM:\s+(\d+) kB$/m.exec(readFileSync(file, 'utf8'))![1]! : null;
+  return Math.round(Number(mark ?? process.resourceUsage().maxRSS) / 1024);
 }
 
 function becomeDeaf(afterCommits: number): void {

@@ -24,7 +24,7 @@ export class CopyProcess {
     from: TestNode,
     to: TestNode,
     passes: ChildJob['passes'],
-    more: Pick<ChildJob, 'deafAfterCommits'> = {},
+    { nodeFlags = [], ...more }: Pick<ChildJob, 'deafAfterCommits'> & { readonly nodeFlags?: readonly string[] } = {},
   ) {
     const { move, token, partitions, datasets, chunkRowsMax } = job;
     const child: ChildJob = {
@@ -35,7 +35,7 @@ export class CopyProcess {
     };
     this.process = spawn(
       process.execPath,
-      ['--disable-warning=ExperimentalWarning', path.resolve('test/jobsdb/copy-child.ts')],
+      [...nodeFlags, '--disable-warning=ExperimentalWarning', path.resolve('test/jobsdb/copy-child.ts')],
       { env: { ...process.env, COPY_CHILD_JOB: JSON.stringify(child) }, stdio: ['ignore', 'pipe', 'inherit'] },
     );
     createInterface({ input: this.process.stdout! }).on('line', (line) => this.said.push(JSON.parse(line) as Said));

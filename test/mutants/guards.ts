@@ -616,6 +616,15 @@ export const guards: readonly Guard[] = [
       only: 'a burst is let through',
     },
   ]),
+  ...of('jobsdb/copy-stream.ts', 'test/jobsdb/memory.int.test.ts', [
+    {
+      name: 'rows are passed on as they come',
+      because: 'bounded memory: it does not grow with the rows',
+      find: 'await pipeline([reading, ...between, writing], signal ? { signal } : {});',
+      replace: 'await pipeline([await reading.toArray(), ...between, writing] as never, signal ? { signal } : {});',
+      only: 'takes no more memory',
+    },
+  ]),
   ...of('jobsdb/copy.ts', 'test/jobsdb/move.int.test.ts', [
     {
       name: 'the first pass waits for the transactions that were writing when it took its marks',
