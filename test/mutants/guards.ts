@@ -616,6 +616,15 @@ export const guards: readonly Guard[] = [
       only: 'a burst is let through',
     },
   ]),
+  ...of('activities/move.ts', 'test/activities/arrivals.int.test.ts', [
+    {
+      name: 'a move whose arrivals outrun its copy is refused',
+      because: 'P4: it ends, by name, instead of copying for ever or holding clients for long',
+      find: "if (next !== 'next pass') throw arrivalsOutrunCopy(input.move, next, pace?.state() ?? UNTHROTTLED);",
+      replace: "if (next !== 'next pass') return { jobsCopied, passes: passes.length };",
+      only: 'arrivals that go on outrunning a throttled copy end it by name',
+    },
+  ]),
   ...of('jobsdb/copy-stream.ts', 'test/jobsdb/memory.int.test.ts', [
     {
       name: 'rows are passed on as they come',
