@@ -625,6 +625,16 @@ export const guards: readonly Guard[] = [
       only: 'arrivals that go on outrunning a throttled copy end it by name',
     },
   ]),
+  ...of('activities/move.ts', 'test/activities/cut-over.int.test.ts', [
+    {
+      name: 'the copy of a cut-over has no throttle',
+      because: 'clients wait there',
+      find: 'const copy = await openCopy(await copyJob(input, command, await target.prepare(command, signal)));',
+      replace: `const { throttle } = createPace({ ringStore: deps.ringStore, ring, source, target, move: input.move, signal, log: deps.log });
+    const copy = await openCopy(await copyJob(input, command, await target.prepare(command, signal), { throttle }));`,
+      only: 'a cut-over under the lowest limit asks no throttle',
+    },
+  ]),
   ...of('jobsdb/copy-stream.ts', 'test/jobsdb/memory.int.test.ts', [
     {
       name: 'rows are passed on as they come',
