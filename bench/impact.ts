@@ -3,21 +3,17 @@
  * back, with a backlog that is written straight into the source's tables (as in the bench of the pause), while traffic at a constant rate goes through the
  * router to a destination that answers at once. Moves with the brake on and off take turns, in both directions alike: on, off, off, on.
  */
-import { rm } from 'node:fs/promises';
-import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Client, Connection } from '@temporalio/client';
 import { readLog } from '../dev/demo/logs.ts';
-import { type SinkProcess, startSinkProcess } from '../dev/sink/process.ts';
-import { type Stack, startStack } from '../dev/stack.ts';
-import { startTraffic, type Traffic } from '../dev/traffic/traffic.ts';
+import type { Stack } from '../dev/stack.ts';
+import type { Traffic } from '../dev/traffic/traffic.ts';
 import { now } from '../kit/log.ts';
-import { onStopSignal } from '../kit/parent.ts';
-import { dataRoot } from '../platform/local/places.ts';
 import { DEFAULT_SETTINGS } from '../platform/local/postgres-server.ts';
 import { DEFAULT_LIMITS } from '../ring/limits.ts';
 import { decideAndAppend } from '../ringstore/ringstore.ts';
 import { fill, MOVED, PARTITIONS, scale, spreadSource } from './pause.ts';
+import { type BenchStack, withStack } from './stack.ts';
 
 const SOURCE = 'node-1';
 const DESTINATION_MS = 1;
@@ -69,79 +65,18 @@ export interface ImpactReport {
   readonly missing?: string;
 }
 
-interface Parts {
-  readonly sink: SinkProcess;
-  readonly stack: Stack;
-}
-interface Bench extends Parts {
+interface Bench extends BenchStack {
   readonly traffic: Traffic;
-  readonly signal: AbortSignal;
 }
 
-export async function benchImpact(options: ImpactOptions): Promise<ImpactReport> {
-  const folder = path.join(dataRoot(), `bench-impact-${process.pid}`);
-  const stopping = new AbortController();
-  let starting: Promise<Parts | null> = Promise.resolve(null);
-  let traffic: Traffic | null = null;
-  let stopped: Promise<void> | null = null;
-  const stop = async (): Promise<void> => {
-    stopping.abort(new Error('stopped'));
-    const parts = await starting.catch(() => null); // what could not be started has ended itself
-    if (traffic) await Promise.race([traffic.stop(), sleep(1_000)]);
-    await parts?.stack.stop();
-    await parts?.sink.stop();
-    await rm(folder, { recursive: true, force: true });
-  };
-  const stopOnce = (): Promise<void> => {
-    stopped ??= stop();
-    return stopped;
-  };
-  let signalled = false;
-  const unlisten = onStopSignal(() => {
-    signalled = true;
-    void stopOnce().finally(() => process.exit(130));
-  });
-  try {
-    starting = startParts(folder);
-    const parts = (await starting)!;
-    stopping.signal.throwIfAborted();
+export function benchImpact(options: ImpactOptions): Promise<ImpactReport> {
+  const wanted = { bench: 'impact', nodes: 2, partitions: PARTITIONS, destinationMs: DESTINATION_MS };
+  return withStack(wanted, async (bench) => {
     say(`filling ${SOURCE} with ${options.rows} jobs that wait for a retry …`);
-    const rowBytes = await fill(parts.stack, options.rows, stopping.signal, SOURCE);
-    traffic = startTraffic({
-      routerUrl: parts.stack.routerUrls[0]!,
-      writeKey: parts.stack.writeKey,
-      source: spreadSource(),
-      rate: options.rate,
-      seed: SEED,
-    });
-    return await measure({ ...parts, traffic, signal: stopping.signal }, options, rowBytes);
-  } catch (error) {
-    // Whatever fails because we stop is no failure of its own: the signal's handler ends the process.
-    if (signalled) return await new Promise(() => undefined);
-    throw error;
-  } finally {
-    if (!signalled) {
-      await stopOnce();
-      unlisten();
-    }
-  }
-}
-
-async function startParts(folder: string): Promise<Parts> {
-  const sink = await startSinkProcess({ destinationMs: DESTINATION_MS });
-  try {
-    const stack = await startStack({
-      dataFolder: folder,
-      destinationUrl: `${sink.url}/events`,
-      nodes: 2,
-      partitions: PARTITIONS,
-      onStep: (step) => say(`${step} …`),
-    });
-    return { sink, stack };
-  } catch (error) {
-    await sink.stop();
-    throw error;
-  }
+    const rowBytes = await fill(bench.stack, options.rows, bench.signal, SOURCE);
+    const traffic = bench.startTraffic({ source: spreadSource(), rate: options.rate, seed: SEED });
+    return measure({ ...bench, traffic }, options, rowBytes);
+  });
 }
 
 async function measure(bench: Bench, options: ImpactOptions, rowBytes: number): Promise<ImpactReport> {

@@ -24,7 +24,7 @@ program
   .command('pause')
   .description('the pauses of a cut-over, under traffic, by how much is pending in the partitions that move')
   .option('--backlogs <list>', 'pending jobs, ascending', backlogs, [1_000, 100_000, 1_000_000])
-  .option('--moves <n>', 'moves at each backlog, there and back', whole('an even number', 2, 100), 6)
+  .option('--moves <n>', 'moves at each backlog, there and back', whole('an even number', 2, 100), 10)
   .option('--rate <n>', 'events a second', whole('a whole number', 10, 10_000), 300)
   .option('--json <file>', 'write the report there')
   .action(

@@ -4,8 +4,6 @@
  * wait for a retry, so they are pending, go along with every move, and stay. Backlogs are measured in ascending order, each on top of the last.
  * Every event of the traffic is checked as in the demo; the pauses are computed as in its report.
  */
-import { rm } from 'node:fs/promises';
-import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Client, Connection } from '@temporalio/client';
 import pg from 'pg';
@@ -14,18 +12,16 @@ import { drain } from '../dev/demo/drain.ts';
 import { readLog } from '../dev/demo/logs.ts';
 import { watchOperation } from '../dev/demo/operations.ts';
 import { type LogLine, type Pauses, pausesOf } from '../dev/demo/report.ts';
-import { type SinkProcess, startSinkProcess } from '../dev/sink/process.ts';
-import { type Stack, startStack } from '../dev/stack.ts';
+import type { Stack } from '../dev/stack.ts';
 import { seededRandom } from '../dev/traffic/random.ts';
 import type { EventSource } from '../dev/traffic/source.ts';
-import { startTraffic, type Traffic } from '../dev/traffic/traffic.ts';
+import type { Traffic } from '../dev/traffic/traffic.ts';
 import { jobsTable, statusTable } from '../jobsdb/sql/datasets.ts';
-import { onStopSignal } from '../kit/parent.ts';
-import { dataRoot } from '../platform/local/places.ts';
 import { DEFAULT_SETTINGS } from '../platform/local/postgres-server.ts';
 import { databaseUrl } from '../platform/platform.ts';
 import { type PartitionIndex, partitionOf, userKeyOf } from '../ring/partition.ts';
 import { scaleWorkflowId } from '../workflows/messages.ts';
+import { type BenchStack, withStack } from './stack.ts';
 
 /**
  * From one node to two and back the same half moves: the planner takes the highest partitions, and a removed node gives all that it has. Few, so that there
@@ -83,78 +79,16 @@ export interface PauseReport {
   readonly missing?: string;
 }
 
-interface Parts {
-  readonly sink: SinkProcess;
-  readonly stack: Stack;
-}
-
-export async function benchPause(options: PauseOptions): Promise<PauseReport> {
-  const folder = path.join(dataRoot(), `bench-pause-${process.pid}`);
-  const stopping = new AbortController();
-  let starting: Promise<Parts | null> = Promise.resolve(null);
-  let traffic: Traffic | null = null;
-  let stopped: Promise<void> | null = null;
-  const stop = async (): Promise<void> => {
-    stopping.abort(new Error('stopped'));
-    const parts = await starting.catch(() => null); // what could not be started has ended itself
-    if (traffic) await Promise.race([traffic.stop(), sleep(1_000)]);
-    await parts?.stack.stop();
-    await parts?.sink.stop();
-    await rm(folder, { recursive: true, force: true });
-  };
-  const stopOnce = (): Promise<void> => {
-    stopped ??= stop();
-    return stopped;
-  };
-  let signalled = false;
-  const unlisten = onStopSignal(() => {
-    signalled = true;
-    void stopOnce().finally(() => process.exit(130));
+export function benchPause(options: PauseOptions): Promise<PauseReport> {
+  const wanted = { bench: 'pause', nodes: 1, partitions: PARTITIONS, destinationMs: DESTINATION_MS };
+  return withStack(wanted, (bench) => {
+    const traffic = bench.startTraffic({ source: spreadSource(), rate: options.rate, seed: SEED });
+    return measure({ ...bench, traffic }, options);
   });
-  try {
-    starting = startParts(folder);
-    const parts = (await starting)!;
-    stopping.signal.throwIfAborted();
-    traffic = startTraffic({
-      routerUrl: parts.stack.routerUrls[0]!,
-      writeKey: parts.stack.writeKey,
-      source: spreadSource(),
-      rate: options.rate,
-      seed: SEED,
-    });
-    return await measure({ ...parts, traffic, signal: stopping.signal }, options);
-  } catch (error) {
-    // Whatever fails because we stop is no failure of its own: the signal's handler ends the process.
-    if (signalled) return await new Promise(() => undefined);
-    throw error;
-  } finally {
-    if (!signalled) {
-      await stopOnce();
-      unlisten();
-    }
-  }
 }
 
-async function startParts(folder: string): Promise<Parts> {
-  const sink = await startSinkProcess({ destinationMs: DESTINATION_MS });
-  try {
-    const stack = await startStack({
-      dataFolder: folder,
-      destinationUrl: `${sink.url}/events`,
-      nodes: 1,
-      partitions: PARTITIONS,
-      onStep: (step) => say(`${step} …`),
-    });
-    return { sink, stack };
-  } catch (error) {
-    await sink.stop();
-    throw error;
-  }
-}
-
-interface Bench extends Parts {
+interface Bench extends BenchStack {
   readonly traffic: Traffic;
-  readonly signal: AbortSignal;
 }
 
 async function measure(bench: Bench, { backlogs, moves, rate }: PauseOptions): Promise<PauseReport> {

@@ -1,13 +1,9 @@
 /** A whole ScaleCluster operation on the embedded stack with empty queues: what the orchestration itself costs. */
-import { readFile, rm } from 'node:fs/promises';
-import path from 'node:path';
+import { readFile } from 'node:fs/promises';
 import { Client, Connection } from '@temporalio/client';
-import { startSinkProcess } from '../dev/sink/process.ts';
-import { startStack } from '../dev/stack.ts';
-import { onStopSignal } from '../kit/parent.ts';
-import { dataRoot } from '../platform/local/places.ts';
 import type { OperationProgress } from '../workflows/messages.ts';
 import { moveWorkflowId, scaleWorkflowId } from '../workflows/messages.ts';
+import { type BenchStack, withStack } from './stack.ts';
 
 export interface ScaleReport {
   readonly partitions: number;
@@ -24,30 +20,19 @@ export interface ScaleReport {
   readonly workerRssMb: number;
 }
 
-export async function benchScale({
-  partitions,
-  from,
-  to,
-}: {
-  partitions: number;
-  from: number;
-  to: number;
+export function benchScale(options: {
+  readonly partitions: number;
+  readonly from: number;
+  readonly to: number;
 }): Promise<ScaleReport> {
-  const dataFolder = path.join(dataRoot(), `bench-scale-${process.pid}`);
-  const sink = await startSinkProcess({ destinationMs: 1 });
-  const stack = await startStack({
-    dataFolder,
-    destinationUrl: sink.url,
-    nodes: from,
-    partitions,
-    onStep: (step) => void process.stderr.write(`${step} …\n`),
-  });
-  const stop = async (): Promise<void> => {
-    await stack.stop();
-    await sink.stop();
-    await rm(dataFolder, { recursive: true, force: true });
-  };
-  onStopSignal(() => void stop().then(() => process.exit(130)));
+  const { partitions, from } = options;
+  return withStack({ bench: 'scale', nodes: from, partitions, destinationMs: 1 }, (bench) => measure(bench, options));
+}
+
+async function measure(
+  { stack }: BenchStack,
+  { partitions, from, to }: Pick<ScaleReport, 'partitions' | 'from' | 'to'>,
+): Promise<ScaleReport> {
   const connection = await Connection.connect({ address: stack.temporal.address });
   try {
     const client = new Client({ connection });
@@ -86,7 +71,6 @@ export async function benchScale({
     };
   } finally {
     await connection.close();
-    await stop();
   }
 }
 
