@@ -52,6 +52,25 @@ describe('a move', () => {
       expect(ended).toMatchObject({ state: 'completed', moves: [{ tries: 4, move: `${ended.operationId}/move-1.4` }] });
     }));
 
+  test('whose copy is outrun by arrivals three times blocks the operation, and never comes to a cut-over; resume goes on', () =>
+    harness.run(1, async ({ world, start, shows }) => {
+      world.before.set('preCopy', () => Promise.reject(refusal('ARRIVALS_OUTRUN_COPY')));
+      let cutOvers = 0;
+      world.cutOver = () => {
+        cutOvers += 1;
+        return 'hand over';
+      };
+      const operation = await start({ targetNodes: 2, partitionsPerMoveMax: 8 });
+      const blocked = await shows(operation, 'blocked', ({ state }) => state === 'blocked');
+      expect(blocked.blockedOn).toMatchObject({ code: 'ARRIVALS_OUTRUN_COPY', move: 'move-1' });
+      expect(blocked.moves[0]).toMatchObject({ tries: 3 });
+      expect(cutOvers).toBe(0);
+      world.before.clear();
+      await operation.executeUpdate(resumeUpdate, { args: [{}] });
+      await operation.result();
+      expect(cutOvers).toBe(1);
+    }));
+
   test('refused for good is aborted and blocks at once', () =>
     harness.run(1, async ({ world, start, shows }) => {
       world.before.set('preCopy', () => Promise.reject(refusal('NODE_OTHER_DATABASE')));
