@@ -15,7 +15,7 @@ import type { MoveLimits } from '../ring/limits.ts';
 
 export interface Throttle {
   /**
-   * Called before `bytes` go on from the source to the target, every some 64 kB. Undefined: go on at once; else wait for it. It rejects with the signal's
+   * Called before `bytes` go on from the source to the target, every some 64 kB and for what is left at the end of a stream. Undefined: go on at once; else wait for it. It rejects with the signal's
    * reason as soon as the copy is aborted.
    */
   take(bytes: number): Promise<void> | undefined;
@@ -29,13 +29,22 @@ const TAKE_BYTES = 65_536;
 /** Between a stream of rows and where they go: passes on what it may. */
 export function throttled(throttle: Throttle): Transform {
   let bytes = 0;
+  const take = (): Promise<void> | undefined => {
+    const taken = bytes;
+    bytes = 0;
+    return throttle.take(taken);
+  };
   return new Transform({
     transform(chunk: Buffer, _encoding, done) {
       bytes += chunk.length;
-      const wait = bytes >= TAKE_BYTES ? throttle.take(bytes) : undefined;
-      if (bytes >= TAKE_BYTES) bytes = 0;
+      const wait = bytes >= TAKE_BYTES ? take() : undefined;
       if (wait) wait.then(() => done(null, chunk), done);
       else done(null, chunk);
+    },
+    flush(done) {
+      const wait = bytes > 0 ? take() : undefined;
+      if (wait) wait.then(() => done(), done);
+      else done();
     },
   });
 }

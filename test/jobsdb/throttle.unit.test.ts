@@ -1,6 +1,7 @@
 /** Goal: a copy keeps to its limit, slows down where it hurts, and never stands still. Method: the brake on a clock of our own, waiting on the real one. */
+import { finished } from 'node:stream/promises';
 import { describe, expect, test } from 'vitest';
-import { type FeltLoad, LANES_MAX, PacedThrottle, type PaceLimits } from '../../jobsdb/throttle.ts';
+import { type FeltLoad, LANES_MAX, PacedThrottle, type PaceLimits, throttled } from '../../jobsdb/throttle.ts';
 import { DEFAULT_LIMITS } from '../../ring/limits.ts';
 
 const CHUNK = 65_536;
@@ -39,6 +40,22 @@ describe('without a limit and without pain', () => {
     expect(throttle.lanes).toBe(LANES_MAX);
     expect(throttle.state()).toEqual({ throttledBy: null, bytesPerSecond: null });
   });
+});
+
+test('every byte of a stream is taken, also what is left at its end', async () => {
+  let taken = 0;
+  const stream = throttled({
+    lanes: 1,
+    take(bytes) {
+      taken += bytes;
+      return undefined;
+    },
+  });
+  stream.resume();
+  stream.write(Buffer.alloc(150_000));
+  stream.end(Buffer.alloc(1_234));
+  await finished(stream);
+  expect(taken).toBe(151_234);
 });
 
 describe('the brake', () => {
