@@ -167,7 +167,7 @@ function targetRights({ server: { database } }: Opened, datasets: readonly Datas
     ...right('table', 'ringmaster', 'message_ids', 'SELECT', 'INSERT'),
     ...right('sequence', 'ringmaster', 'message_ids_seq_seq', 'USAGE'),
     ...prefixes.flatMap((prefix) => right('sequence', 'ringmaster', `${prefix}_job_id`, 'SELECT', 'UPDATE')),
-    ...right('function', 'ringmaster', 'begin_pass', 'EXECUTE'),
+    ...['begin_pass', 'index_import'].flatMap((name) => right('function', 'ringmaster', name, 'EXECUTE')),
     ...datasets.flatMap((dataset) => {
       const [jobs, statuses] = tablesOf(dataset);
       return [

@@ -302,11 +302,12 @@ BEGIN
   RETURN n;
 END $$;
 
--- By one process: whatever else the node does goes on.
-CREATE FUNCTION ringmaster.index_import(p_move text) RETURNS void LANGUAGE plpgsql SET max_parallel_maintenance_workers = 0 AS $$
+-- By one process: whatever else the node does goes on. With its owner's rights: a table's index is its owner's to make, and who copies may be another role.
+CREATE FUNCTION ringmaster.index_import(p_move text) RETURNS void LANGUAGE plpgsql
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET max_parallel_maintenance_workers = 0 AS $$
 DECLARE jobs text;
 BEGIN
-  FOR jobs IN SELECT d.prefix || '_jobs_' || d.dataset FROM ringmaster.datasets AS d WHERE d.move = p_move LOOP
+  FOR jobs IN SELECT d.prefix || '_jobs_' || d.dataset FROM ringmaster.datasets AS d WHERE d.move = p_move AND NOT d.attached LOOP
     EXECUTE format('CREATE INDEX %I ON public.%I (partition_id, job_id)', jobs || '_partition', jobs);
   END LOOP;
 END $$;

@@ -16,7 +16,7 @@ beforeEach(async () => {
 afterEach(() => f.close());
 
 const MOVE = 'op/move-1.1';
-const SOON = { deadlineMs: 20_000 };
+const SOON = { deadlineMs: 45_000 };
 const settled = (node: TestNode, version: number) =>
   until(async () => (await node.steward.status()).settledVersion >= version, { ...SOON, what: 'it has settled' });
 const marked = async (node: TestNode, prefix = 'gw') =>

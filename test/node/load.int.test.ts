@@ -117,6 +117,6 @@ describe('a node', () => {
       await new Promise((resolve) => setTimeout(resolve, 50));
     }
     expect(destination.accepted.length).toBeLessThan(150); // much waits still
-    expect(delays.sort((a, b) => a - b).at(Math.floor(delays.length / 2))).toBeLessThan(250);
+    expect(delays.sort((a, b) => a - b).at(Math.floor(delays.length / 2))).toBeLessThan(600); // what waits for it has waited for twice that
   });
 });
