@@ -105,6 +105,22 @@ export const guards: readonly Guard[] = [
       only: 'is refused, and the refusal names field and range',
     },
   ]),
+  ...of('ring/decide.ts', 'test/model/protocol.int.test.ts', [
+    {
+      name: 'a hand-over by an attempt that was overtaken loses an event somewhere',
+      because: 'P1, P3: the claim is in the log, and the hand-over is conditional on it',
+      find: 'if (started.token !== command.token) {',
+      replace: 'if (started.token < 0) {',
+      only: 'one move in steps as fine as they are in the code',
+    },
+    {
+      name: 'two attempts with one token lose an event somewhere',
+      because: 'P1, P3: the claim is in the log',
+      find: 'if (open.attempt === command.attempt) return [];',
+      replace: 'if (open.attempt !== null) return [];',
+      only: 'one move in steps as fine as they are in the code',
+    },
+  ]),
   ...of('ring/decide.ts', 'test/ring/decide.unit.test.ts', [
     {
       name: 'a hand-over is refused to an attempt that was overtaken',
