@@ -17,9 +17,10 @@ import type { NodeFacts } from '../ring/events.ts';
 import { nodeNames } from '../ring/plan.ts';
 import { createPostgresRingStore, migrateRingStore } from '../ringstore/postgres.ts';
 import { decideAndAppend, readRing } from '../ringstore/ringstore.ts';
-import { answers, type Cluster, type Hit, type LogFiles, type Victim, wellAgain } from './cluster.ts';
+import { answers, type Cluster, type Hit, type LogFiles, type Victim, type VictimPart, wellAgain } from './cluster.ts';
 import { startOperation } from './demo/operations.ts';
 import { startTemporal } from './embedded/temporal.ts';
+import { type Part, type PartKind, type Parts, partsOf } from './faults/parts.ts';
 import { type Supervised, supervise } from './supervise.ts';
 
 export interface StackOptions {
@@ -52,6 +53,8 @@ export interface Stack extends Cluster {
   readonly worker: Supervised;
   readonly routers: readonly Supervised[];
   readonly apiProcess: Supervised;
+  /** What can be hit, and how. Killing a node's needs `faults`. */
+  readonly parts: Parts;
   logFiles(): LogFiles & { readonly worker: string; readonly api: string };
 }
 
@@ -166,6 +169,8 @@ export async function startStack(options: StackOptions): Promise<Stack> {
     await all([worker, apiProcess, ...routers].map((process) => process.ready()));
 
     const api = { url: apiUrl, token: secrets.apiToken };
+    const parts = partsOf({ dataFolder, ringStoreServer, temporal, worker, routers, routerUrls, platform });
+    stops.push(() => parts.close()); // first of all: what is held still cannot end
     return {
       clusterId,
       dataFolder,
@@ -179,19 +184,17 @@ export async function startStack(options: StackOptions): Promise<Stack> {
       worker,
       routers,
       apiProcess,
+      parts,
       scale: (targetNodes, { onCommand, ...how }) => {
         onCommand?.(`POST ${apiUrl}/v1/clusters/${clusterId}/operations {"targetNodes":${targetNodes}}`);
         return startOperation(api, clusterId, targetNodes, how);
       },
-      victims: async () => {
-        const nodes = (await platform.listNodes()).filter(({ condition }) => condition === 'running');
-        const parts = nodes.flatMap(({ node }): Victim[] => [
-          { part: 'backend', name: node, node },
-          { part: 'postgresql', name: node, node },
-        ]);
-        return [...parts, { part: 'worker', name: worker.name, node: null }];
-      },
-      hit: (victim, _blow, signal) => hit(victim, { platform, worker }, signal),
+      victims: async () =>
+        (await parts.list()).flatMap(({ kind, name, node }): Victim[] => {
+          const part = victimOf[kind];
+          return part ? [{ part, name: node ?? name, node }] : [];
+        }),
+      hit: async (victim, _blow, signal) => hit(victim, await parts.list(), signal),
       logFiles: () => ({
         // Nodes that were removed meanwhile left their logs: the report reads them too.
         nodes: nodeNames(64).map((node) => path.join(agent.logs, `${node}.log`)),
@@ -273,36 +276,20 @@ async function factsOf(platform: Stack['platform'], node: string): Promise<NodeF
   }
 }
 
+/** What the demo kills; routers, Temporal and the ring store are chaos' alone. */
+const victimOf: Readonly<Partial<Record<PartKind, VictimPart>>> = {
+  node: 'backend',
+  postgres: 'postgresql',
+  worker: 'worker',
+};
+
 /** A process of this machine knows one way to be killed, whatever `blow` says. Needs `faults`. */
-async function hit(
-  victim: Victim,
-  { platform, worker }: Pick<Stack, 'platform' | 'worker'>,
-  signal: AbortSignal,
-): Promise<Hit | null> {
-  const { part, node } = victim;
-  if (part === 'worker' || node === null) {
-    const before = worker.restarts;
-    worker.kill('SIGKILL');
-    const did = `SIGKILL of the ${worker.name}`;
-    return {
-      kind: 'worker',
-      did,
-      restarted: wellAgain(async () => (worker.restarts > before && worker.pid ? 'well' : 'unwell'), signal),
-    };
-  }
-  const what = part === 'backend' ? 'backend' : 'postgres';
-  const endpoints = await platform.describeNode(node);
-  if (!endpoints) return null;
-  await platform.kill(node, what, 'SIGKILL');
-  const state = async (): Promise<'well' | 'unwell' | 'gone'> => {
-    if (await answers(`${endpoints.url}/health`)) return 'well';
-    return (await platform.describeNode(node)) === null ? 'gone' : 'unwell';
-  };
-  return {
-    kind: part === 'backend' ? 'node' : 'postgres',
-    did: `SIGKILL of ${node}'s ${what}`,
-    restarted: wellAgain(state, signal),
-  };
+async function hit(victim: Victim, parts: readonly Part[], signal: AbortSignal): Promise<Hit | null> {
+  const part = parts.find(({ kind, node }) => victimOf[kind] === victim.part && node === victim.node);
+  if (!part || (await part.hit('SIGKILL', 0)) === null) return null;
+  const { kind, name, node } = part;
+  const did = `SIGKILL of ${kind === 'node' ? `${node}'s backend` : name}`;
+  return { kind, did, restarted: wellAgain(() => part.state(), signal) };
 }
 
 async function ownSecrets(file: string): Promise<Secrets> {
