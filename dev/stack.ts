@@ -20,6 +20,7 @@ import { decideAndAppend, readRing } from '../ringstore/ringstore.ts';
 import { answers, type Cluster, type Hit, type LogFiles, type Victim, type VictimPart, wellAgain } from './cluster.ts';
 import { startOperation } from './demo/operations.ts';
 import { startTemporal } from './embedded/temporal.ts';
+import { type Network, openNetwork } from './faults/network.ts';
 import { type Part, type PartKind, type Parts, partsOf } from './faults/parts.ts';
 import { type Supervised, supervise } from './supervise.ts';
 
@@ -42,6 +43,8 @@ export interface StackOptions {
   readonly routerPort?: number;
   /** For tests: lets `kill` of a node through. */
   readonly faults?: boolean;
+  /** For tests: every arrow of the network through a proxy. Its addresses stand in the ring's log, so such a stack is not gone on with. */
+  readonly network?: boolean;
   /** Hears of each step, in a few words. */
   readonly onStep?: (step: string) => void;
 }
@@ -55,6 +58,8 @@ export interface Stack extends Cluster {
   readonly apiProcess: Supervised;
   /** What can be hit, and how. Killing a node's needs `faults`. */
   readonly parts: Parts;
+  /** Null without `network`. */
+  readonly network: Network | null;
   logFiles(): LogFiles & { readonly worker: string; readonly api: string };
 }
 
@@ -91,19 +96,26 @@ export async function startStack(options: StackOptions): Promise<Stack> {
         },
       ),
     ]);
+    const network = options.network ? openNetwork() : null;
+    if (network) stops.push(() => network.close());
+    const through = async (name: string, url: string): Promise<string> => network?.through(name, url) ?? url;
+    const ringStoreFrom = (who: string): Promise<string> => through(`${who} → ring store`, ringStoreServer.url);
     await migrateRingStore(ringStoreServer.url);
     const ringStore = createPostgresRingStore({ connectionString: ringStoreServer.url });
     stops.push(() => ringStore.close());
 
-    const agent = await startAgent(options, clusterId, secrets, ringStoreServer.url, logs);
+    const agent = await startAgent(options, clusterId, secrets, await ringStoreFrom('nodes'), logs);
     stops.push(() => agent.process.stop());
     const platform = createLocalPlatform({ url: agent.url, token: secrets.agentToken });
     stops.push(() => platform.close());
+    const agentUrl = (await network?.agentThrough(agent.url)) ?? agent.url;
 
     const known = await readRing(ringStore, clusterId);
     const names = known.version > 0 ? known.nodes.map((facts) => facts.node) : nodeNames(options.nodes ?? 2);
     say(`starting ${names.length} ${names.length === 1 ? 'node' : 'nodes'}, each with its PostgreSQL`);
-    const facts = await all(names.map((node) => factsOf(platform, node)));
+    const asOthers = createLocalPlatform({ url: agentUrl, token: secrets.agentToken });
+    stops.push(() => asOthers.close());
+    const facts = await all(names.map((node) => factsOf(asOthers, node)));
     if (known.version === 0) {
       await decideAndAppend(
         ringStore,
@@ -116,6 +128,7 @@ export async function startStack(options: StackOptions): Promise<Stack> {
     say('starting API, worker and router');
     const temporalEnv = { TEMPORAL_ADDRESS: temporal.address, TEMPORAL_NAMESPACE: temporal.namespace };
     const ringEnv = { RINGMASTER_RINGSTORE_URL: ringStoreServer.url };
+    const temporalForWorker = new URL(await through('worker → Temporal', `tcp://${temporal.address}`)).host;
     const worker = supervise({
       name: 'worker',
       entry: 'workers/main.ts',
@@ -123,9 +136,10 @@ export async function startStack(options: StackOptions): Promise<Stack> {
       killAfterMs: 20_000,
       env: {
         ...temporalEnv,
-        ...ringEnv,
+        TEMPORAL_ADDRESS: temporalForWorker,
+        RINGMASTER_RINGSTORE_URL: await ringStoreFrom('worker'),
         RINGMASTER_PLATFORM: 'local',
-        RINGMASTER_AGENT_URL: agent.url,
+        RINGMASTER_AGENT_URL: agentUrl,
         RINGMASTER_AGENT_TOKEN: secrets.agentToken,
         RINGMASTER_DATA_FOLDER: dataFolder,
       },
@@ -155,7 +169,7 @@ export async function startStack(options: StackOptions): Promise<Stack> {
         entry: 'router/main.ts',
         logFile: path.join(logs, `router-${n}.log`),
         env: {
-          ...ringEnv,
+          RINGMASTER_RINGSTORE_URL: await ringStoreFrom('routers'),
           RINGMASTER_CLUSTER: clusterId,
           RINGMASTER_ROUTER_PORT: String(port),
           RINGMASTER_ROUTER_RING_FILE: path.join(dataFolder, `router-${n}.ring.json`),
@@ -185,6 +199,7 @@ export async function startStack(options: StackOptions): Promise<Stack> {
       routers,
       apiProcess,
       parts,
+      network,
       scale: (targetNodes, { onCommand, ...how }) => {
         onCommand?.(`POST ${apiUrl}/v1/clusters/${clusterId}/operations {"targetNodes":${targetNodes}}`);
         return startOperation(api, clusterId, targetNodes, how);

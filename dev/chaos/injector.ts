@@ -22,6 +22,8 @@ export interface Struck extends Fault {
 /** Something that can be hit: a part of the stack, or an arrow between two. */
 export interface Target extends Omit<Part, 'kind' | 'hit'> {
   readonly kind: ChaosKind;
+  /** The node that it is a part of, or leads to. */
+  readonly near: string | null;
   hit(blow: ChaosBlow, forMs: number): Promise<{ readonly back: Promise<void> } | null>;
 }
 
@@ -91,7 +93,7 @@ export class Injector {
     const all = (await this.#list().catch(() => [])).filter(
       ({ kind, name }) => kind === fault.kind && !this.#hurt.has(name),
     );
-    const near = all.filter(({ node }) => node !== null && (node === cutOver?.from || node === cutOver?.to));
+    const near = all.filter((target) => target.near !== null && [cutOver?.from, cutOver?.to].includes(target.near));
     const candidates = (near.length > 0 ? near : all).toSorted((a, b) => (a.name < b.name ? -1 : 1));
     return candidates[Math.floor(fault.pick * candidates.length)] ?? null;
   }

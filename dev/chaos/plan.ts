@@ -1,11 +1,14 @@
 /** What a chaos run will do, all of it from the seed: which faults, when and how, and which operations meanwhile. Pure. */
 import { seededRandom } from '../traffic/random.ts';
 
-export const chaosKinds = ['worker', 'node', 'postgres', 'router', 'temporal', 'ringstore'] as const;
+export const chaosKinds = ['worker', 'node', 'postgres', 'router', 'temporal', 'ringstore', 'network'] as const;
 export type ChaosKind = (typeof chaosKinds)[number];
 
-/** `SIGQUIT`: PostgreSQL's immediate shutdown. `SIGSTOP`: it stalls, and goes on later. */
-export type ChaosBlow = 'SIGKILL' | 'SIGQUIT' | 'SIGSTOP';
+/**
+ * Of processes: `SIGQUIT` is PostgreSQL's immediate shutdown; `SIGSTOP` stalls, and lets go on later. Of an arrow of the network: refused and reset; half-open; only
+ * the answers are lost; late; slow (dev/faults/tcp-proxy.ts).
+ */
+export type ChaosBlow = 'SIGKILL' | 'SIGQUIT' | 'SIGSTOP' | 'cut' | 'silent' | 'no answers' | 'delay' | 'slow';
 
 /** When a fault strikes, once its time has come: in the middle of a cut-over, or whatever goes on. */
 export type ChaosMoment = 'cut-over' | 'any';
@@ -15,7 +18,7 @@ export interface PlannedFault {
   readonly atMs: number;
   readonly kind: ChaosKind;
   readonly blow: ChaosBlow;
-  /** How long it stays down, stopped or cut off, at least. */
+  /** How long it stays down, stalled or cut off, at least. 0 where the platform alone starts it again. */
   readonly forMs: number;
   readonly moment: ChaosMoment;
   /** So long after a cut-over was seen. */
@@ -45,6 +48,8 @@ const AIMED_EVERY = 3;
 /** Longer than a source stays fenced: the dead-man acts. Rare, as nothing else happens meanwhile. */
 const LONG_MS = { least: 11_000, most: 14_000 };
 const LONG_SHARE = 0.1;
+const USUAL_MS = { least: 500, most: 6_000 };
+const SHORT_MS = 200;
 const SIZE_MAX = 4;
 const CANCEL_SHARE = 0.15;
 
@@ -55,6 +60,7 @@ const blows: Readonly<Record<ChaosKind, readonly ChaosBlow[]>> = {
   router: ['SIGKILL', 'SIGSTOP'],
   temporal: ['SIGKILL', 'SIGSTOP'],
   ringstore: ['SIGKILL', 'SIGQUIT', 'SIGSTOP'],
+  network: ['cut', 'silent', 'no answers', 'delay', 'slow'],
 };
 
 /** Kinds take turns in an order of the seed's, so that none is left out by chance. */
@@ -70,12 +76,13 @@ export function planChaos(seed: number, seconds: number, kinds: readonly ChaosKi
     if (turn.length === 0) turn = shuffled(kinds, random);
     const kind = turn.shift()!;
     const blow = pickOf(blows[kind]);
-    const isLong = random() < LONG_SHARE;
+    const long = random() < LONG_SHARE ? between(LONG_MS) : random() < 0.3 ? SHORT_MS : between(USUAL_MS);
+    const isRestartedByPlatform = blow !== 'SIGSTOP' && (kind === 'node' || kind === 'postgres');
     faults.push({
       atMs,
       kind,
       blow,
-      forMs: isLong ? between(LONG_MS) : random() < 0.3 ? 0 : between({ least: 500, most: 6_000 }),
+      forMs: isRestartedByPlatform ? 0 : long,
       moment: faults.length % AIMED_EVERY === 0 ? 'cut-over' : 'any',
       lateMs: random() < 0.5 ? 0 : between({ least: 1, most: 80 }),
       pick: random(),

@@ -25,6 +25,7 @@ import { operate } from './operator.ts';
 import type { ChaosOptions } from './options.ts';
 import { type ChaosPlan, FIRST_SIZE, planChaos } from './plan.ts';
 import { type ChaosReport, exitCodeOf, reportChaos } from './report.ts';
+import { listTargets } from './targets.ts';
 
 export interface ChaosOutcome {
   readonly report: ChaosReport;
@@ -65,6 +66,7 @@ export async function runChaos(
       partitions: PARTITIONS,
       routers: ROUTERS,
       faults: true,
+      network: options.kinds.includes('network'),
       onStep: (step) => say(`· ${step}`),
     });
     signal.throwIfAborted();
@@ -150,7 +152,7 @@ async function strikeAndOperate({ options, plan, stack, cutOvers, watch, screen,
     },
   });
   operating.catch(() => undefined); // awaited below
-  const injector = new Injector(() => stack.parts.list(), cutOvers, { say, signal });
+  const injector = new Injector(() => listTargets(stack), cutOvers, { say, signal });
   const striking = async (): Promise<Struck[]> => {
     await injector.run(plan.faults, startedAt, enough.signal);
     await sleep(Math.max(0, startedAt + options.seconds * 1_000 - now()), null, { signal });
