@@ -4,9 +4,12 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { NodeStatus } from '../../dataplane/contract.ts';
+import { createNodeControl } from '../../dataplane/reference/control-client.ts';
 import { now } from '../../kit/log.ts';
+import type { NodeEndpoints } from '../../platform/platform.ts';
 import type { MoveId, NodeId, RecordedEvent } from '../../ring/events.ts';
 import type { RingStore } from '../../ringstore/ringstore.ts';
+import type { Stack } from '../stack.ts';
 
 export interface CutOver {
   readonly move: MoveId;
@@ -119,4 +122,15 @@ export class CutOverWatch {
     for (const wake of this.#waiting) wake(open.seen);
     this.#waiting.clear();
   }
+}
+
+/** Of a stack's cluster, from now on. Addresses of nodes are asked for once: they do not change. */
+export function watchCutOvers({ ringStore, clusterId, platform }: Stack): CutOverWatch {
+  const known = new Map<NodeId, NodeEndpoints>();
+  return new CutOverWatch(ringStore, clusterId, async (node, signal) => {
+    const endpoints = known.get(node) ?? (await platform.describeNode(node));
+    if (!endpoints) throw new Error(`${node} is not there`);
+    known.set(node, endpoints);
+    return createNodeControl(endpoints).status(signal);
+  });
 }

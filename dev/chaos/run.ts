@@ -5,9 +5,7 @@
 import { mkdir, rm } from 'node:fs/promises';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { createNodeControl } from '../../dataplane/reference/control-client.ts';
 import { now } from '../../kit/log.ts';
-import type { NodeEndpoints } from '../../platform/platform.ts';
 import { checkDelivery } from '../checker/checker.ts';
 import { drain } from '../demo/drain.ts';
 import { lineOf } from '../demo/run.ts';
@@ -18,7 +16,7 @@ import { type SinkProcess, startSinkProcess } from '../sink/process.ts';
 import { type Stack, startStack } from '../stack.ts';
 import { seededSource } from '../traffic/source.ts';
 import { startTraffic, type Traffic } from '../traffic/traffic.ts';
-import { CutOverWatch } from './cut-overs.ts';
+import { type CutOverWatch, watchCutOvers } from './cut-overs.ts';
 import { Injector, type Struck } from './injector.ts';
 import { findLeftovers } from './leftovers.ts';
 import { operate } from './operator.ts';
@@ -79,7 +77,7 @@ export async function runChaos(
       requestTimeoutMs: REQUEST_TIMEOUT_MS,
       logFile: path.join(dataFolder, 'sent.ndjson'),
     });
-    cutOvers = new CutOverWatch(stack.ringStore, CLUSTER, statusAsker(stack));
+    cutOvers = watchCutOvers(stack);
     const watch = new Watch(traffic, sink, true);
     const struck = await strikeAndOperate({ options, plan, stack, cutOvers, watch, screen, signal });
 
@@ -189,15 +187,4 @@ async function aimAgain(
     if (over.aborted || injector.landed.some((at) => cutOvers.at(at) !== null)) return;
     await injector.strike({ ...fault, moment: 'cut-over', lateMs: 0 }, AIM_WITHIN_MS, over);
   }
-}
-
-/** Status of a node, by an address that is asked for once: it does not change. */
-function statusAsker({ platform }: Stack): ConstructorParameters<typeof CutOverWatch>[2] {
-  const known = new Map<string, NodeEndpoints>();
-  return async (node, signal) => {
-    const endpoints = known.get(node) ?? (await platform.describeNode(node));
-    if (!endpoints) throw new Error(`${node} is not there`);
-    known.set(node, endpoints);
-    return createNodeControl(endpoints).status(signal);
-  };
 }
