@@ -23,6 +23,8 @@ export interface ChaosFault {
   readonly cutOver: string | null;
   /** Events that were delivered more than once because of it, or of another fault beside it. */
   readonly explains: number;
+  /** How long before the fault the oldest of the deliveries that it explains had been answered: what nobody had written down yet. Null without any. */
+  readonly explainsOldestMs: number | null;
 }
 
 export interface ChaosReport {
@@ -61,6 +63,7 @@ export function reportChaos(found: ChaosFindings): ChaosReport {
     // Inside only where it had begun before the blow was aimed, and had not ended when the blow had landed.
     const before = cutOvers.at(at);
     const after = cutOvers.at(landedAt);
+    const { events, oldestMs } = check.explainedByFault[n]!;
     return {
       kind,
       blow,
@@ -69,7 +72,8 @@ export function reportChaos(found: ChaosFindings): ChaosReport {
       node: node ?? null,
       restartedAt: restartedAt ? new Date(restartedAt).toISOString() : null,
       cutOver: before !== null && before === after ? before.move : null,
-      explains: check.explainedByFault[n]!,
+      explains: events,
+      explainsOldestMs: oldestMs === null ? null : Math.round(oldestMs),
     };
   });
   const counts: Partial<Record<ChaosKind, number>> = {};

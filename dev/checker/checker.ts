@@ -88,11 +88,19 @@ export interface EventCounts {
 
 export type Verdict = 'valid' | 'invalid' | 'unknown';
 
+/** What a fault explains. */
+export interface ExplainedByFault {
+  /** Duplicated events that have a delivery which it explains. */
+  readonly events: number;
+  /** How long before the fault the oldest of these deliveries had been answered; 0: none had. What is long ago was hardly in flight. Null without any. */
+  readonly oldestMs: number | null;
+}
+
 export interface CheckResult {
   readonly verdict: Verdict;
   readonly events: EventCounts;
-  /** For each fault, in the order of the input: how many duplicated events have a delivery that it explains. */
-  readonly explainedByFault: readonly number[];
+  /** For each fault, in the order of the input. */
+  readonly explainedByFault: readonly ExplainedByFault[];
   /** The first few offenders of each kind. */
   readonly samples: {
     readonly lost: readonly string[];
@@ -141,9 +149,11 @@ export function checkDelivery(input: CheckInput): CheckResult {
   return {
     verdict: verdictOf(events),
     events,
-    explainedByFault: input.faults.map(
-      (fault) =>
-        explained.filter(([, { good }]) => good.slice(0, -1).some((earlier) => explains(fault, earlier))).length,
+    explainedByFault: input.faults.map((fault) =>
+      explainedBy(
+        fault,
+        explained.map(([, { good }]) => good.slice(0, -1)),
+      ),
     ),
     samples: {
       lost: lost.slice(0, samplesMax).map((event) => event.messageId),
@@ -230,6 +240,14 @@ function explains(fault: Fault, delivery: Delivery): boolean {
     delivery.startedAt >= fault.at - EXPLAINED_BEFORE_FAULT_MS &&
     delivery.startedAt <= Math.max(fault.at, fault.restartedAt ?? fault.at)
   );
+}
+
+function explainedBy(fault: Fault, repeats: readonly (readonly Delivery[])[]): ExplainedByFault {
+  const its = repeats
+    .map((earlier) => earlier.filter((delivery) => explains(fault, delivery)))
+    .filter(({ length }) => length > 0);
+  const ages = its.flat().map(({ answeredAt }) => Math.max(0, fault.at - answeredAt!));
+  return { events: its.length, oldestMs: ages.length === 0 ? null : Math.max(...ages) };
 }
 
 const isOk = (status: number): boolean => status >= 200 && status < 300;

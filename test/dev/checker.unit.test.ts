@@ -116,7 +116,9 @@ describe('hand-made logs', () => {
       const fault: Fault = { kind, target: 'x', node: 'node-0', at: 100_000 };
       const result = check([sent('a0', 1)], twice, [fault]);
       expect(result.verdict).toBe(explains ? 'valid' : 'invalid');
-      expect(result.explainedByFault).toEqual([explains ? 1 : 0]);
+      expect(result.explainedByFault).toEqual([
+        explains ? { events: 1, oldestMs: 995 } : { events: 0, oldestMs: null },
+      ]);
       // The same fault of no node's deliveries explains nothing, of whatever kind it is.
       expect(check([sent('a0', 1)], twice, [{ ...fault, node: null }]).verdict).toBe('invalid');
     },
@@ -147,7 +149,11 @@ describe('hand-made logs', () => {
     expect(result).toMatchObject({
       verdict: 'invalid',
       events: { duplicated: 4, duplicatedExplained: 3 },
-      explainedByFault: [0, 2, 2],
+      explainedByFault: [
+        { events: 0, oldestMs: null },
+        { events: 2, oldestMs: 995 },
+        { events: 2, oldestMs: 995 },
+      ],
       samples: { duplicated: ['d0'] },
     });
   });
