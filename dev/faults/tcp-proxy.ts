@@ -112,7 +112,7 @@ class Link {
       this.hasLost = true;
       client.resume();
       client.on('error', () => undefined);
-      this.closed = once(client, 'close').then(() => undefined);
+      this.closed = closeOf(client);
       return;
     }
     const server = connect({ ...target, allowHalfOpen: true, noDelay: true });
@@ -133,7 +133,7 @@ class Link {
         else if (!other.destroyed) this.hasLost = true;
       });
     }
-    this.closed = Promise.all([once(client, 'close'), once(server, 'close')]).then(() => undefined);
+    this.closed = Promise.all([closeOf(client), closeOf(server)]).then(() => undefined);
   }
 
   async reset(): Promise<void> {
@@ -141,6 +141,9 @@ class Link {
     await this.closed;
   }
 }
+
+/** As `once`, but an error before it is no rejection: it is how connections end here. */
+const closeOf = (socket: Socket): Promise<void> => new Promise((resolve) => socket.once('close', () => resolve()));
 
 interface Flow {
   readonly mode: () => ProxyMode;
@@ -187,7 +190,15 @@ async function write(to: Socket, bytes: Buffer, mode: () => ProxyMode): Promise<
     const size = isSlow ? Math.max(1, Math.round((current.bytesPerSecond * SLICE_MS) / 1_000)) : bytes.length - at;
     const slice = bytes.subarray(at, at + size);
     at += slice.length;
-    if (!to.write(slice)) await Promise.race([once(to, 'drain'), once(to, 'close')]).catch(() => undefined); // an error closes it
+    if (!to.write(slice)) await drained(to);
     if (isSlow) await sleep((slice.length / current.bytesPerSecond) * 1_000);
   }
+}
+
+/** Or it is gone. */
+async function drained(to: Socket): Promise<void> {
+  const settled = new AbortController();
+  const { signal } = settled;
+  await Promise.race([once(to, 'drain', { signal }), once(to, 'close', { signal })]).catch(() => undefined); // an error closes it
+  settled.abort();
 }
