@@ -14,7 +14,7 @@ import { until } from '../support/wait.ts';
 import { scaleAndStrike, setArrow } from './support.ts';
 
 test.each([
-  ['killed, and another comes', 'SIGKILL', 14_000],
+  ['killed, and another comes', 'SIGKILL', 18_000],
   ['held still, and goes on as a zombie', 'SIGSTOP', 30_000],
 ] as const)(
   'the worker is %s: the source lifts its own fence meanwhile, traffic flows, and the move is tried anew',
