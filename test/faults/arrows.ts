@@ -5,15 +5,16 @@ import type { ProxyMode } from '../../dev/faults/tcp-proxy.ts';
 import type { TestCluster } from '../e2e/cluster.ts';
 import { setArrow } from './support.ts';
 
-export const arrowsOf: readonly { readonly what: string; nameIn(cutOver: CutOver): string }[] = [
-  { what: 'worker → source', nameIn: ({ from }) => `worker → ${from}` },
+/** `often`: in the ordinary run; the others are much like them. */
+export const arrowsOf: readonly { readonly what: string; readonly often?: true; nameIn(cutOver: CutOver): string }[] = [
+  { what: 'worker → source', often: true, nameIn: ({ from }) => `worker → ${from}` },
   { what: 'worker → target', nameIn: ({ to }) => `worker → ${to}` },
   { what: "worker → source's database", nameIn: ({ from }) => `worker → ${from}'s PostgreSQL` },
-  { what: "worker → target's database", nameIn: ({ to }) => `worker → ${to}'s PostgreSQL` },
-  { what: 'worker → ring store', nameIn: () => 'worker → ring store' },
-  { what: 'nodes → ring store', nameIn: () => 'nodes → ring store' },
+  { what: "worker → target's database", often: true, nameIn: ({ to }) => `worker → ${to}'s PostgreSQL` },
+  { what: 'worker → ring store', often: true, nameIn: () => 'worker → ring store' },
+  { what: 'nodes → ring store', often: true, nameIn: () => 'nodes → ring store' },
   { what: 'routers → ring store', nameIn: () => 'routers → ring store' },
-  { what: 'routers → source', nameIn: ({ from }) => `routers → ${from}` },
+  { what: 'routers → source', often: true, nameIn: ({ from }) => `routers → ${from}` },
   { what: 'routers → target', nameIn: ({ to }) => `routers → ${to}` },
   { what: 'worker → Temporal', nameIn: () => 'worker → Temporal' },
 ];

@@ -8,6 +8,7 @@ import { arrowsOf, breakArrow } from './arrows.ts';
 import { expectKept, scaleAndStrike } from './support.ts';
 
 const modes: readonly (readonly [what: string, mode: ProxyMode, forMs: number])[] = [
+  ['cut', 'cut', 2_500],
   ['half-open for longer than a fence stands', 'silent', 12_000],
   ['half-open for a moment', 'silent', 2_000],
   ['without answers', 'no answers', 5_000],
