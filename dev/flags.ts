@@ -1,5 +1,8 @@
 /** Values of command-line flags of the npm scripts: one clear line for a bad one. */
+import { accessSync, constants, existsSync, statSync } from 'node:fs';
+import path from 'node:path';
 import { InvalidArgumentError } from 'commander';
+import { CodedError } from '../kit/errors.ts';
 import { isPartitionCount, PARTITION_COUNT_MAX } from '../ring/partition.ts';
 
 export function whole(what: string, min: number, max: number): (text: string) => number {
@@ -37,4 +40,16 @@ export function backlogs(text: string): number[] {
       `Expected at most ${BACKLOGS.count} ascending whole numbers from 1 to ${BACKLOGS.jobs}, with commas between.`,
     );
   return numbers;
+}
+
+/** Throws USAGE. */
+export function assertWritableFile(flag: string, file: string): void {
+  try {
+    const folder = path.dirname(path.resolve(file));
+    accessSync(existsSync(file) ? file : folder, constants.W_OK);
+    if (!existsSync(file) || statSync(file).isFile()) return;
+  } catch {
+    // told below
+  }
+  throw new CodedError('USAGE', `${flag} ${file}: no file that can be written`);
 }

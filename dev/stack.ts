@@ -17,9 +17,11 @@ import type { NodeFacts } from '../ring/events.ts';
 import { nodeNames } from '../ring/plan.ts';
 import { createPostgresRingStore, migrateRingStore } from '../ringstore/postgres.ts';
 import { decideAndAppend, readRing } from '../ringstore/ringstore.ts';
-import { answers, type Cluster, type Hit, type LogFiles, type Victim, wellAgain } from './cluster.ts';
+import { answers, type Cluster, type Hit, type LogFiles, type Victim, type VictimPart, wellAgain } from './cluster.ts';
 import { startOperation } from './demo/operations.ts';
 import { startTemporal } from './embedded/temporal.ts';
+import { type Network, openNetwork } from './faults/network.ts';
+import { type Part, type PartKind, type Parts, partsOf } from './faults/parts.ts';
 import { type Supervised, supervise } from './supervise.ts';
 
 export interface StackOptions {
@@ -41,6 +43,8 @@ export interface StackOptions {
   readonly routerPort?: number;
   /** For tests: lets `kill` of a node through. */
   readonly faults?: boolean;
+  /** For tests: every arrow of the network through a proxy. Its addresses stand in the ring's log, so such a stack is not gone on with. */
+  readonly network?: boolean;
   /** Hears of each step, in a few words. */
   readonly onStep?: (step: string) => void;
 }
@@ -52,6 +56,10 @@ export interface Stack extends Cluster {
   readonly worker: Supervised;
   readonly routers: readonly Supervised[];
   readonly apiProcess: Supervised;
+  /** What can be hit, and how. Killing a node's needs `faults`. */
+  readonly parts: Parts;
+  /** Null without `network`. */
+  readonly network: Network | null;
   logFiles(): LogFiles & { readonly worker: string; readonly api: string };
 }
 
@@ -88,19 +96,26 @@ export async function startStack(options: StackOptions): Promise<Stack> {
         },
       ),
     ]);
+    const network = options.network ? openNetwork() : null;
+    if (network) stops.push(() => network.close());
+    const through = async (name: string, url: string): Promise<string> => network?.through(name, url) ?? url;
+    const ringStoreFrom = (who: string): Promise<string> => through(`${who} → ring store`, ringStoreServer.url);
     await migrateRingStore(ringStoreServer.url);
     const ringStore = createPostgresRingStore({ connectionString: ringStoreServer.url });
     stops.push(() => ringStore.close());
 
-    const agent = await startAgent(options, clusterId, secrets, ringStoreServer.url, logs);
+    const agent = await startAgent(options, clusterId, secrets, await ringStoreFrom('nodes'), logs);
     stops.push(() => agent.process.stop());
     const platform = createLocalPlatform({ url: agent.url, token: secrets.agentToken });
     stops.push(() => platform.close());
+    const agentUrl = (await network?.agentThrough(agent.url)) ?? agent.url;
 
     const known = await readRing(ringStore, clusterId);
     const names = known.version > 0 ? known.nodes.map((facts) => facts.node) : nodeNames(options.nodes ?? 2);
     say(`starting ${names.length} ${names.length === 1 ? 'node' : 'nodes'}, each with its PostgreSQL`);
-    const facts = await all(names.map((node) => factsOf(platform, node)));
+    const asOthers = createLocalPlatform({ url: agentUrl, token: secrets.agentToken });
+    stops.push(() => asOthers.close());
+    const facts = await all(names.map((node) => factsOf(asOthers, node)));
     if (known.version === 0) {
       await decideAndAppend(
         ringStore,
@@ -113,6 +128,7 @@ export async function startStack(options: StackOptions): Promise<Stack> {
     say('starting API, worker and router');
     const temporalEnv = { TEMPORAL_ADDRESS: temporal.address, TEMPORAL_NAMESPACE: temporal.namespace };
     const ringEnv = { RINGMASTER_RINGSTORE_URL: ringStoreServer.url };
+    const temporalForWorker = new URL(await through('worker → Temporal', `tcp://${temporal.address}`)).host;
     const worker = supervise({
       name: 'worker',
       entry: 'workers/main.ts',
@@ -120,9 +136,10 @@ export async function startStack(options: StackOptions): Promise<Stack> {
       killAfterMs: 20_000,
       env: {
         ...temporalEnv,
-        ...ringEnv,
+        TEMPORAL_ADDRESS: temporalForWorker,
+        RINGMASTER_RINGSTORE_URL: await ringStoreFrom('worker'),
         RINGMASTER_PLATFORM: 'local',
-        RINGMASTER_AGENT_URL: agent.url,
+        RINGMASTER_AGENT_URL: agentUrl,
         RINGMASTER_AGENT_TOKEN: secrets.agentToken,
         RINGMASTER_DATA_FOLDER: dataFolder,
       },
@@ -152,7 +169,7 @@ export async function startStack(options: StackOptions): Promise<Stack> {
         entry: 'router/main.ts',
         logFile: path.join(logs, `router-${n}.log`),
         env: {
-          ...ringEnv,
+          RINGMASTER_RINGSTORE_URL: await ringStoreFrom('routers'),
           RINGMASTER_CLUSTER: clusterId,
           RINGMASTER_ROUTER_PORT: String(port),
           RINGMASTER_ROUTER_RING_FILE: path.join(dataFolder, `router-${n}.ring.json`),
@@ -166,6 +183,8 @@ export async function startStack(options: StackOptions): Promise<Stack> {
     await all([worker, apiProcess, ...routers].map((process) => process.ready()));
 
     const api = { url: apiUrl, token: secrets.apiToken };
+    const parts = partsOf({ dataFolder, ringStoreServer, temporal, worker, routers, routerUrls, platform });
+    stops.push(() => parts.close()); // first of all: what is held still cannot end
     return {
       clusterId,
       dataFolder,
@@ -179,19 +198,18 @@ export async function startStack(options: StackOptions): Promise<Stack> {
       worker,
       routers,
       apiProcess,
+      parts,
+      network,
       scale: (targetNodes, { onCommand, ...how }) => {
         onCommand?.(`POST ${apiUrl}/v1/clusters/${clusterId}/operations {"targetNodes":${targetNodes}}`);
         return startOperation(api, clusterId, targetNodes, how);
       },
-      victims: async () => {
-        const nodes = (await platform.listNodes()).filter(({ condition }) => condition === 'running');
-        const parts = nodes.flatMap(({ node }): Victim[] => [
-          { part: 'backend', name: node, node },
-          { part: 'postgresql', name: node, node },
-        ]);
-        return [...parts, { part: 'worker', name: worker.name, node: null }];
-      },
-      hit: (victim, _blow, signal) => hit(victim, { platform, worker }, signal),
+      victims: async () =>
+        (await parts.list()).flatMap(({ kind, name, node }): Victim[] => {
+          const part = victimOf[kind];
+          return part ? [{ part, name: node ?? name, node }] : [];
+        }),
+      hit: async (victim, _blow, signal) => hit(victim, await parts.list(), signal),
       logFiles: () => ({
         // Nodes that were removed meanwhile left their logs: the report reads them too.
         nodes: nodeNames(64).map((node) => path.join(agent.logs, `${node}.log`)),
@@ -273,36 +291,20 @@ async function factsOf(platform: Stack['platform'], node: string): Promise<NodeF
   }
 }
 
+/** What the demo kills; routers, Temporal and the ring store are chaos' alone. */
+const victimOf: Readonly<Partial<Record<PartKind, VictimPart>>> = {
+  node: 'backend',
+  postgres: 'postgresql',
+  worker: 'worker',
+};
+
 /** A process of this machine knows one way to be killed, whatever `blow` says. Needs `faults`. */
-async function hit(
-  victim: Victim,
-  { platform, worker }: Pick<Stack, 'platform' | 'worker'>,
-  signal: AbortSignal,
-): Promise<Hit | null> {
-  const { part, node } = victim;
-  if (part === 'worker' || node === null) {
-    const before = worker.restarts;
-    worker.kill('SIGKILL');
-    const did = `SIGKILL of the ${worker.name}`;
-    return {
-      kind: 'worker',
-      did,
-      restarted: wellAgain(async () => (worker.restarts > before && worker.pid ? 'well' : 'unwell'), signal),
-    };
-  }
-  const what = part === 'backend' ? 'backend' : 'postgres';
-  const endpoints = await platform.describeNode(node);
-  if (!endpoints) return null;
-  await platform.kill(node, what, 'SIGKILL');
-  const state = async (): Promise<'well' | 'unwell' | 'gone'> => {
-    if (await answers(`${endpoints.url}/health`)) return 'well';
-    return (await platform.describeNode(node)) === null ? 'gone' : 'unwell';
-  };
-  return {
-    kind: part === 'backend' ? 'node' : 'postgres',
-    did: `SIGKILL of ${node}'s ${what}`,
-    restarted: wellAgain(state, signal),
-  };
+async function hit(victim: Victim, parts: readonly Part[], signal: AbortSignal): Promise<Hit | null> {
+  const part = parts.find(({ kind, node }) => victimOf[kind] === victim.part && node === victim.node);
+  if (!part || (await part.hit('SIGKILL', 0)) === null) return null;
+  const { kind, name, node } = part;
+  const did = `SIGKILL of ${kind === 'node' ? `${node}'s backend` : name}`;
+  return { kind, did, restarted: wellAgain(() => part.state(), signal) };
 }
 
 async function ownSecrets(file: string): Promise<Secrets> {

@@ -46,10 +46,12 @@ export async function preflight(job: PreflightJob): Promise<void> {
     );
     // First what the lists of datasets are read with.
     await assertRights([source, sourceRights([])], [target, targetRights(target, [])]);
-    const read = (await source.client.query<Dataset>(selectAttached)).rows;
-    const written = await datasetsWritten(target.client, job.move);
-    await assertRights([source, sourceRights(read)], [target, targetRights(target, written)]);
-    await assertSameColumns({ ...source, datasets: read }, { ...target, datasets: written });
+    await inOneLook([source, target], async () => {
+      const read = (await source.client.query<Dataset>(selectAttached)).rows;
+      const written = await datasetsWritten(target.client, job.move);
+      await assertRights([source, sourceRights(read)], [target, targetRights(target, written)]);
+      await assertSameColumns({ ...source, datasets: read }, { ...target, datasets: written });
+    });
     if (job.room)
       await assertRoom({
         ...job.room,
@@ -81,6 +83,16 @@ async function withSides<T>(job: PreflightJob, use: (source: Opened, target: Ope
     }
   } finally {
     source.release();
+  }
+}
+
+/** A node drops a dataset, or a copy, when it likes: list and tables are read as they were at one moment, or one that has just gone would be missing. */
+async function inOneLook(sides: readonly Opened[], look: () => Promise<void>): Promise<void> {
+  try {
+    for (const { client } of sides) await client.query('BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY');
+    await look();
+  } finally {
+    for (const { client } of sides) await client.query('ROLLBACK').catch(() => undefined); // nothing was changed; a lost connection is told by what ran
   }
 }
 

@@ -372,13 +372,14 @@ export class Steward implements NodeControl, NodeTopology {
     const last = events.at(-1)!;
     if (ring.notUnderstood.length === 0) await this.#reconcile(ring, last, gained);
     else this.#log.warn({ types: ring.notUnderstood }, 'events of a newer version: serving on, changing nothing');
-    this.#ring = ring;
-    for (const wake of this.#foldWaiters) wake();
-    this.#foldWaiters.clear();
     for (const { move, partitions } of aborted) {
       await this.#alone([], (client) => dropImport(client, move));
       this.#unsettle(partitions.filter((partition) => this.#rows.get(partition)?.state === 'closed'));
     }
+    // Last of all: what failed above is tried again with the same events, which follow the ring as it was.
+    this.#ring = ring;
+    for (const wake of this.#foldWaiters) wake();
+    this.#foldWaiters.clear();
     // Not awaited: it takes turns of its own, so that commands and hand-overs do not wait for it.
     if (ring.notUnderstood.length === 0) void this.#settle();
   }

@@ -34,15 +34,32 @@ export interface Delivery {
   status: number | null;
 }
 
+/**
+ * Whether a fault of this kind can make a delivery repeat: only what hits the node that delivers, or the database that would have written the result down.
+ * Whatever else is killed, stopped or cut off delivers nothing: a duplicate after it is our fault, not its.
+ */
+const hitsDeliveries = {
+  node: true,
+  postgres: true,
+  pod: true, // of either; `node` says whose, or null
+  network: true, // only with a `node`: an arrow on which its deliveries, or their results, travel
+  worker: false,
+  router: false,
+  temporal: false,
+  ringstore: false,
+} as const;
+
+export type FaultKind = keyof typeof hitsDeliveries;
+
+/** Something that was killed, stopped (SIGSTOP) or cut off, and when. */
 export interface Fault {
-  /** Such as `node`, `postgres`, `worker`, `pod`. */
-  readonly kind: string;
+  readonly kind: FaultKind;
   readonly at: number;
   /** What was hit, such as a node's or a pod's name. */
   readonly target: string;
   /** The node whose deliveries it hit, where `target` is another name; null: no node's. */
   readonly node?: string | null;
-  /** When it served again; absent: not seen. */
+  /** When it served again: after a restart, after SIGCONT, with its connections back. Absent: not seen. */
   readonly restartedAt?: number | null;
 }
 
@@ -71,9 +88,19 @@ export interface EventCounts {
 
 export type Verdict = 'valid' | 'invalid' | 'unknown';
 
+/** What a fault explains. */
+export interface ExplainedByFault {
+  /** Duplicated events that have a delivery which it explains. */
+  readonly events: number;
+  /** How long before the fault the oldest of these deliveries had been answered; 0: none had. What is long ago was hardly in flight. Null without any. */
+  readonly oldestMs: number | null;
+}
+
 export interface CheckResult {
   readonly verdict: Verdict;
   readonly events: EventCounts;
+  /** For each fault, in the order of the input. */
+  readonly explainedByFault: readonly ExplainedByFault[];
   /** The first few offenders of each kind. */
   readonly samples: {
     readonly lost: readonly string[];
@@ -87,8 +114,6 @@ export interface CheckResult {
 /** A delivery that began this long before a fault may have been in flight at the fault. */
 export const EXPLAINED_BEFORE_FAULT_MS = 5_000;
 const samplesMax = 10;
-/** Faults that hit a node, and so its deliveries. What else dies delivers nothing. */
-const nodeFaults = new Set(['node', 'postgres', 'pod']);
 
 export function checkDelivery(input: CheckInput): CheckResult {
   const fates = fatesOf(input.received);
@@ -102,7 +127,7 @@ export function checkDelivery(input: CheckInput): CheckResult {
   const unknown = [...unresolved(input.sent, delivered, isAborted), ...(input.waitEnded ? [] : missing)];
   const repeated = [...fates].filter(([, fate]) => fate.good.length > 1);
   const explained = repeated.filter(([, { good }]) =>
-    good.slice(0, -1).every((earlier) => isExplained(earlier, input.faults)),
+    good.slice(0, -1).every((earlier) => input.faults.some((fault) => explains(fault, earlier))),
   );
   const reordered = findReordered(acknowledged, fates);
   const unsent = [...fates.keys()].filter((messageId) => !sentIds.has(messageId));
@@ -124,6 +149,12 @@ export function checkDelivery(input: CheckInput): CheckResult {
   return {
     verdict: verdictOf(events),
     events,
+    explainedByFault: input.faults.map((fault) =>
+      explainedBy(
+        fault,
+        explained.map(([, { good }]) => good.slice(0, -1)),
+      ),
+    ),
     samples: {
       lost: lost.slice(0, samplesMax).map((event) => event.messageId),
       duplicated: repeated
@@ -200,16 +231,23 @@ function findReordered(
   return found;
 }
 
-function isExplained(earlier: Delivery, faults: readonly Fault[]): boolean {
-  return faults.some((fault) => {
-    const node = fault.node === undefined ? fault.target : fault.node;
-    if (!nodeFaults.has(fault.kind) || node === null) return false;
-    if (earlier.node && earlier.node !== node) return false; // where the receiver was not told by whom, any node's fault may be it
-    return (
-      earlier.startedAt >= fault.at - EXPLAINED_BEFORE_FAULT_MS &&
-      earlier.startedAt <= Math.max(fault.at, fault.restartedAt ?? fault.at)
-    );
-  });
+/** Whether a delivery may have been in flight at the fault: then nobody can know that it succeeded, and it has to be repeated. */
+function explains(fault: Fault, delivery: Delivery): boolean {
+  const node = fault.node === undefined && fault.kind !== 'network' ? fault.target : (fault.node ?? null);
+  if (!hitsDeliveries[fault.kind] || node === null) return false;
+  if (delivery.node && delivery.node !== node) return false; // where the receiver was not told by whom, any node's fault may be it
+  return (
+    delivery.startedAt >= fault.at - EXPLAINED_BEFORE_FAULT_MS &&
+    delivery.startedAt <= Math.max(fault.at, fault.restartedAt ?? fault.at)
+  );
+}
+
+function explainedBy(fault: Fault, repeats: readonly (readonly Delivery[])[]): ExplainedByFault {
+  const its = repeats
+    .map((earlier) => earlier.filter((delivery) => explains(fault, delivery)))
+    .filter(({ length }) => length > 0);
+  const ages = its.flat().map(({ answeredAt }) => Math.max(0, fault.at - answeredAt!));
+  return { events: its.length, oldestMs: ages.length === 0 ? null : Math.max(...ages) };
 }
 
 const isOk = (status: number): boolean => status >= 200 && status < 300;

@@ -39,12 +39,10 @@ export async function startOperation(
   api: Api,
   clusterId: string,
   targetNodes: number,
-  options: { readonly reason: string; readonly signal: AbortSignal },
+  options: { readonly reason: string; readonly signal: AbortSignal; readonly idempotencyKey?: string },
 ): Promise<string | null> {
-  const started = await ask<OperationAnswer>(api, pathOf(clusterId), options.signal, {
-    targetNodes,
-    reason: options.reason,
-  });
+  const wanted = { targetNodes, reason: options.reason };
+  const started = await ask<OperationAnswer>(api, pathOf(clusterId), options.signal, wanted, options.idempotencyKey);
   return started.result === 'started' ? started.operationId : null;
 }
 
@@ -56,6 +54,18 @@ export async function listOperations(
 ): Promise<OperationsAnswer['operations']> {
   return (await ask<OperationsAnswer>(api, `${pathOf(clusterId)}?limit=200`, signal)).operations;
 }
+
+export function readOperation(
+  api: Api,
+  clusterId: string,
+  operationId: string,
+  signal: AbortSignal,
+): Promise<OperationProgress> {
+  return ask(api, `${pathOf(clusterId)}/${operationId}`, signal);
+}
+
+/** Whether it is over, one way or the other. */
+export const hasEnded = ({ state }: Pick<OperationProgress, 'state'>): boolean => ended.has(state);
 
 /** Returns the last progress. Throws OPERATION_BLOCKED once it has been blocked for a while, as nobody is there to resolve it; OPERATION_STILL where nothing moves. */
 export async function watchOperation(
@@ -72,14 +82,14 @@ export async function watchOperation(
     const at = performance.now();
     let progress: OperationProgress;
     try {
-      progress = await ask<OperationProgress>(api, `${pathOf(clusterId)}/${operationId}`, signal);
+      progress = await readOperation(api, clusterId, operationId, signal);
       heardAt = at;
     } catch (error) {
       if (signal.aborted || at - heardAt > SILENCE_MAX_MS) throw error;
       continue;
     }
     onProgress(progress);
-    if (ended.has(progress.state)) return progress;
+    if (hasEnded(progress)) return progress;
     const shown = JSON.stringify(progress);
     if (shown !== still.shown) still = { shown, since: at };
     if (at - still.since > STILL_MAX_MS && progress.state !== 'blocked') {
@@ -110,12 +120,19 @@ export function steerOperation(
 
 const pathOf = (clusterId: string): string => `/v1/clusters/${clusterId}/operations`;
 
-async function ask<T>(api: Api, path: string, signal: AbortSignal, body?: unknown): Promise<T> {
+async function ask<T>(
+  api: Api,
+  path: string,
+  signal: AbortSignal,
+  body?: unknown,
+  idempotencyKey?: string,
+): Promise<T> {
   const answer = await fetch(api.url + path, {
     method: body === undefined ? 'GET' : 'POST',
     headers: {
       authorization: `Bearer ${api.token}`,
       ...(body === undefined ? {} : { 'content-type': 'application/json' }),
+      ...(idempotencyKey === undefined ? {} : { 'idempotency-key': idempotencyKey }),
     },
     body: body === undefined ? null : JSON.stringify(body),
     signal: AbortSignal.any([signal, AbortSignal.timeout(30_000)]),

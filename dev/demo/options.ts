@@ -1,10 +1,10 @@
 /** What `npm run demo -- …` can be asked: its flags (docs/commands.md), checked before anything starts. */
-import { accessSync, constants, existsSync, statSync } from 'node:fs';
+import { accessSync, constants, statSync } from 'node:fs';
 import path from 'node:path';
 import { Command, CommanderError, Option } from 'commander';
 import { CodedError } from '../../kit/errors.ts';
 import { PARTITION_COUNT_DEFAULT } from '../../ring/partition.ts';
-import { partitionCount, whole } from '../flags.ts';
+import { assertWritableFile, partitionCount, whole } from '../flags.ts';
 
 export interface DemoOptions {
   readonly nodes: number;
@@ -66,7 +66,7 @@ export function parseDemoOptions(args: readonly string[]): ParsedDemo {
     throw usage(`--partitions ${raw.partitions}: ${most} nodes cannot share fewer partitions than nodes`);
   if (raw.events !== undefined && raw.input === undefined) throw usage('--events needs --input');
   if (raw.input !== undefined) assertReadableFile(raw.input);
-  if (raw.json !== undefined) assertWritableFile(raw.json);
+  if (raw.json !== undefined) assertWritableFile('--json', raw.json);
   return { kind: 'run', options: { ...raw, ...(raw.json === undefined ? {} : { json: path.resolve(raw.json) }) } };
 }
 
@@ -147,17 +147,6 @@ function assertReadableFile(file: string): void {
     // told below
   }
   throw usage(`--input ${file}: no file that can be read`);
-}
-
-function assertWritableFile(file: string): void {
-  try {
-    const folder = path.dirname(path.resolve(file));
-    accessSync(existsSync(file) ? file : folder, constants.W_OK);
-    if (!existsSync(file) || statSync(file).isFile()) return;
-  } catch {
-    // told below
-  }
-  throw usage(`--json ${file}: no file that can be written`);
 }
 
 const usage = (message: string): CodedError => new CodedError('USAGE', message);

@@ -5,7 +5,6 @@
 import { mkdir, rm } from 'node:fs/promises';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { now } from '../../kit/log.ts';
 import type { OperationProgress } from '../../workflows/messages.ts';
 import { checkDelivery } from '../checker/checker.ts';
 import type { Cluster } from '../cluster.ts';
@@ -20,7 +19,8 @@ import { watchOperation } from './operations.ts';
 import type { DemoOptions } from './options.ts';
 import { BEFORE_MS, buildReport, type DemoReport } from './report.ts';
 import type { Screen } from './screen.ts';
-import { DRAIN_MS, FIRST_MS, nextDelay } from './slowness.ts';
+import { DRAIN_MS, FIRST_MS } from './slowness.ts';
+import { Watch } from './watch.ts';
 
 export interface DemoOutcome {
   readonly report: DemoReport;
@@ -182,60 +182,7 @@ async function scaleAndWatch(
     : watchOperation(cluster.api, cluster.clusterId, operationId, { signal, onProgress });
 }
 
-/** Looks at traffic and sink now and then; makes the destination slower or quicker where that is ours to choose. */
-class Watch {
-  readonly #traffic: Traffic;
-  readonly #sink: SinkProcess;
-  readonly #steers: boolean;
-  #delay = FIRST_MS;
-  #backlog = 0;
-  #rate = 0;
-  #seen = { at: now(), acknowledged: 0 };
-
-  constructor(traffic: Traffic, sink: SinkProcess, steers: boolean) {
-    this.#traffic = traffic;
-    this.#sink = sink;
-    this.#steers = steers;
-  }
-
-  line(): string {
-    return `${Math.round(this.#rate)} events/s, ${this.#backlog} to be delivered`;
-  }
-
-  async during<T>(work: Promise<T>, draw?: () => void): Promise<T> {
-    let running = true;
-    const looking = (async () => {
-      while (running) {
-        await this.#look().catch(() => undefined); // the sink is busy: next time
-        if (running) draw?.();
-        await sleep(250);
-      }
-    })();
-    try {
-      return await work;
-    } finally {
-      running = false;
-      await looking;
-    }
-  }
-
-  async #look(): Promise<void> {
-    const stats = await this.#sink.stats();
-    const at = now();
-    const { acknowledged } = this.#traffic;
-    this.#backlog = Math.max(0, acknowledged - stats.delivered - stats.aborted);
-    if (at - this.#seen.at >= 1_000) {
-      this.#rate = ((acknowledged - this.#seen.acknowledged) / (at - this.#seen.at)) * 1_000;
-      this.#seen = { at, acknowledged };
-    }
-    if (!this.#steers) return;
-    const delay = nextDelay(this.#delay, this.#backlog);
-    if (delay !== this.#delay) await this.#sink.setDestinationMs(delay);
-    this.#delay = delay;
-  }
-}
-
-function lineOf(progress: OperationProgress): string {
+export function lineOf(progress: OperationProgress): string {
   const jobs = progress.moves.reduce((sum, move) => sum + move.jobsCopied, 0);
   const { blockedOn } = progress;
   const phase = blockedOn ? `blocked on ${blockedOn.code}: ${blockedOn.message}` : (progress.phase ?? progress.state);

@@ -6,7 +6,7 @@
  */
 import { randomUUID } from 'node:crypto';
 import { createWriteStream, type WriteStream } from 'node:fs';
-import { Pool } from 'undici';
+import { type Dispatcher, Pool } from 'undici';
 import { now } from '../../kit/log.ts';
 import { userKeyOf } from '../../ring/partition.ts';
 import type { SentEvent } from '../checker/checker.ts';
@@ -14,7 +14,8 @@ import { seededRandom } from './random.ts';
 import type { EventSource, SourceEvent } from './source.ts';
 
 export interface TrafficOptions {
-  readonly routerUrl: string;
+  /** One, or several: requests take turns, and one that failed is sent again to the next, as behind a load balancer. */
+  readonly routerUrl: string | readonly string[];
   readonly writeKey: string;
   readonly source: EventSource;
   /** Events a second, of all users together. */
@@ -76,7 +77,7 @@ class Clients implements Traffic {
   queued = 0;
   failure: Error | null = null;
   readonly #o: TrafficOptions;
-  readonly #pool: Pool;
+  readonly #pools: readonly Pool[];
   readonly #headers: Record<string, string>;
   readonly #random: () => number;
   readonly #users = new Map<string, User>();
@@ -84,17 +85,22 @@ class Clients implements Traffic {
   readonly #inHand = new Set<Promise<void>>();
   readonly #arriving: Promise<void>;
   #stopping: number | null = null;
+  #turn = 0;
   /** Free users with something to send, gathered into a batch of several users. */
   #mixing: User[] = [];
 
   constructor(options: TrafficOptions) {
     this.#o = options;
-    this.#pool = new Pool(options.routerUrl, {
-      connections: options.connections ?? 128,
-      pipelining: 1,
-      headersTimeout: options.requestTimeoutMs ?? 60_000,
-      bodyTimeout: options.requestTimeoutMs ?? 60_000,
-    });
+    const urls = typeof options.routerUrl === 'string' ? [options.routerUrl] : options.routerUrl;
+    this.#pools = urls.map(
+      (url) =>
+        new Pool(url, {
+          connections: Math.ceil((options.connections ?? 128) / urls.length),
+          pipelining: 1,
+          headersTimeout: options.requestTimeoutMs ?? 60_000,
+          bodyTimeout: options.requestTimeoutMs ?? 60_000,
+        }),
+    );
     this.#headers = {
       'content-type': 'application/json',
       authorization: `Basic ${Buffer.from(`${options.writeKey}:`).toString('base64')}`,
@@ -111,7 +117,7 @@ class Clients implements Traffic {
     await this.#arriving;
     while (this.#inHand.size > 0) await Promise.all(this.#inHand);
     this.#o.source.close();
-    await this.#pool.destroy();
+    await Promise.all(this.#pools.map((pool) => pool.destroy()));
     if (this.#file && !this.#file.writableEnded) await new Promise<void>((resolve) => this.#file!.end(() => resolve()));
   }
 
@@ -220,9 +226,14 @@ class Clients implements Traffic {
     if (this.#file) for (const { record } of calls) this.#file.write(`${JSON.stringify(record)}\n`);
   }
 
+  #nextPool(): Dispatcher {
+    this.#turn = (this.#turn + 1) % this.#pools.length;
+    return this.#pools[this.#turn]!;
+  }
+
   async #attempt(path: string, body: string): Promise<number | null> {
     try {
-      const answer = await this.#pool.request({ path, method: 'POST', headers: this.#headers, body });
+      const answer = await this.#nextPool().request({ path, method: 'POST', headers: this.#headers, body });
       await answer.body.dump();
       return answer.statusCode;
     } catch {

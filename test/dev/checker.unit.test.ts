@@ -1,6 +1,6 @@
 /** The checker must say so, whatever is wrong: hand-made logs, then random ones with a planted fault. */
 import { describe, expect, test } from 'vitest';
-import { checkDelivery, type Delivery, type Fault, type SentEvent } from '../../dev/checker/checker.ts';
+import { checkDelivery, type Delivery, type Fault, type FaultKind, type SentEvent } from '../../dev/checker/checker.ts';
 import { seededRandom } from '../../dev/traffic/random.ts';
 
 /** `u1` is the second event of user u; sent at `at`, answered 1 ms later. */
@@ -91,7 +91,7 @@ describe('hand-made logs', () => {
 
   test("a pod's fault counts for its node, whatever the pod is called; one of no node explains nothing", () => {
     const twice = [got('a0', 99_000, { node: 'node-0' }), got('a0', 110_000, { node: 'node-1' })];
-    const pod = (node: string | null) => [{ kind: 'pod', target: 'x-backend-0', node, at: 100_000 }];
+    const pod = (node: string | null): Fault[] => [{ kind: 'pod', target: 'x-backend-0', node, at: 100_000 }];
     expect(check([sent('a0', 1)], twice, pod('node-0')).verdict).toBe('valid');
     expect(check([sent('a0', 1)], twice, pod('node-1')).verdict).toBe('invalid');
     expect(check([sent('a0', 1)], twice, pod(null)).verdict).toBe('invalid');
@@ -99,11 +99,70 @@ describe('hand-made logs', () => {
     expect(check([sent('a0', 1)], unnamed, pod(null)).verdict).toBe('invalid');
   });
 
+  const explaining: Record<FaultKind, boolean> = {
+    node: true,
+    postgres: true,
+    pod: true,
+    network: true,
+    worker: false,
+    router: false,
+    temporal: false,
+    ringstore: false,
+  };
+  test.each(Object.entries(explaining) as [FaultKind, boolean][])(
+    'a fault of kind %s that hit the deliveries of the node explains its duplicate: %s',
+    (kind, explains) => {
+      const twice = [got('a0', 99_000, { node: 'node-0' }), got('a0', 110_000, { node: 'node-0' })];
+      const fault: Fault = { kind, target: 'x', node: 'node-0', at: 100_000 };
+      const result = check([sent('a0', 1)], twice, [fault]);
+      expect(result.verdict).toBe(explains ? 'valid' : 'invalid');
+      expect(result.explainedByFault).toEqual([
+        explains ? { events: 1, oldestMs: 995 } : { events: 0, oldestMs: null },
+      ]);
+      // The same fault of no node's deliveries explains nothing, of whatever kind it is.
+      expect(check([sent('a0', 1)], twice, [{ ...fault, node: null }]).verdict).toBe('invalid');
+    },
+  );
+
+  test('a cut arrow explains a duplicate only where it is said whose deliveries travel on it', () => {
+    const twice = [got('a0', 99_000, { node: 'node-0' }), got('a0', 110_000, { node: 'node-0' })];
+    const cut: Fault = { kind: 'network', target: 'node-0', at: 100_000 };
+    expect(check([sent('a0', 1)], twice, [cut]).verdict).toBe('invalid');
+    expect(check([sent('a0', 1)], twice, [{ ...cut, node: 'node-0' }]).verdict).toBe('valid');
+  });
+
+  test("each fault is told how many duplicates it explains; one that is explained only in part is nobody's", () => {
+    const faults: Fault[] = [
+      { kind: 'worker', target: 'worker', node: null, at: 100_000 },
+      { kind: 'node', target: 'node-0', at: 100_000, restartedAt: 103_000 },
+      { kind: 'postgres', target: 'node-1', at: 200_000 },
+    ];
+    const by = (id: string, at: number, node: string) => got(id, at, { node });
+    const events = [sent('a0', 1), sent('b0', 1), sent('c0', 1), sent('d0', 1)];
+    const received = [
+      ...[by('a0', 99_000, 'node-0'), by('a0', 104_000, 'node-0')],
+      ...[by('b0', 102_000, 'node-0'), by('b0', 199_000, 'node-1'), by('b0', 202_000, 'node-1')],
+      ...[by('c0', 199_500, 'node-1'), by('c0', 201_000, 'node-0')],
+      ...[by('d0', 102_000, 'node-0'), by('d0', 150_000, 'node-0'), by('d0', 202_000, 'node-1')],
+    ];
+    const result = check(events, received, faults);
+    expect(result).toMatchObject({
+      verdict: 'invalid',
+      events: { duplicated: 4, duplicatedExplained: 3 },
+      explainedByFault: [
+        { events: 0, oldestMs: null },
+        { events: 2, oldestMs: 995 },
+        { events: 2, oldestMs: 995 },
+      ],
+      samples: { duplicated: ['d0'] },
+    });
+  });
+
   test('a fault of another node, or of a worker, explains nothing; of three deliveries the first two must be explained', () => {
     const twice = [got('a0', 99_000, { node: 'node-0' }), got('a0', 110_000, { node: 'node-0' })];
     expect(check([sent('a0', 1)], twice, [{ kind: 'node', target: 'node-1', at: 100_000 }]).verdict).toBe('invalid');
     expect(check([sent('a0', 1)], twice, [{ kind: 'worker', target: 'node-0', at: 100_000 }]).verdict).toBe('invalid');
-    const fault = [{ kind: 'postgres', target: 'node-0', at: 100_000 }];
+    const fault: Fault[] = [{ kind: 'postgres', target: 'node-0', at: 100_000 }];
     expect(check([sent('a0', 1)], twice, fault).verdict).toBe('valid');
     expect(check([sent('a0', 1)], [...twice, got('a0', 120_000)], fault)).toMatchObject({
       verdict: 'invalid',

@@ -4,7 +4,7 @@ import { randomBytes } from 'node:crypto';
 import { rm } from 'node:fs/promises';
 import path from 'node:path';
 import { expect } from 'vitest';
-import type { checkDelivery } from '../../dev/checker/checker.ts';
+import type { checkDelivery, Fault } from '../../dev/checker/checker.ts';
 import { runOperation } from '../../dev/demo/operations.ts';
 import { type SinkProcess, startSinkProcess } from '../../dev/sink/process.ts';
 import { type Stack, type StackOptions, startStack } from '../../dev/stack.ts';
@@ -24,13 +24,13 @@ export interface TestCluster {
   scale(targetNodes: number): Promise<OperationProgress>;
   ring(): Promise<Ring>;
   /** Stops the traffic, waits until every acknowledged event was delivered (or 30 s without a delivery), and judges. */
-  judge(): Promise<ReturnType<typeof checkDelivery>>;
+  judge(faults?: readonly Fault[]): Promise<ReturnType<typeof checkDelivery>>;
   /** What must not be there when an operation is over. */
   leftovers(): Promise<string[]>;
 }
 
 export async function withCluster(
-  options: Pick<StackOptions, 'nodes' | 'partitions'> & {
+  options: Pick<StackOptions, 'nodes' | 'partitions' | 'network'> & {
     readonly rate?: number;
     readonly destinationMs?: number;
     readonly seed?: number;
@@ -51,6 +51,7 @@ export async function withCluster(
       nodes: options.nodes ?? 2,
       partitions: options.partitions ?? 16,
       faults: true,
+      network: options.network ?? false,
     });
     traffic = startTraffic({
       routerUrl: stack.routerUrls[0]!,
@@ -72,7 +73,7 @@ export async function withCluster(
           signal: stopping.signal,
           onProgress: () => undefined,
         }))!,
-      judge: () => judgeTraffic(theTraffic, theSink),
+      judge: (faults) => judgeTraffic(theTraffic, theSink, faults),
       async leftovers() {
         const ring = await readRing(theStack.ringStore, theStack.clusterId);
         const running = (await theStack.platform.listNodes())

@@ -1,5 +1,5 @@
 /** The end of a test under traffic: everything drains, and the independent checker judges. */
-import { checkDelivery } from '../../dev/checker/checker.ts';
+import { checkDelivery, type Fault } from '../../dev/checker/checker.ts';
 import type { SinkProcess } from '../../dev/sink/process.ts';
 import type { Traffic } from '../../dev/traffic/traffic.ts';
 import { until } from '../support/wait.ts';
@@ -7,7 +7,11 @@ import { until } from '../support/wait.ts';
 const QUIET_MS = 30_000;
 
 /** Stops the traffic, waits until every acknowledged event was delivered (or 30 s without a delivery), and judges. */
-export async function judgeTraffic(traffic: Traffic, sink: SinkProcess): Promise<ReturnType<typeof checkDelivery>> {
+export async function judgeTraffic(
+  traffic: Traffic,
+  sink: SinkProcess,
+  faults: readonly Fault[] = [],
+): Promise<ReturnType<typeof checkDelivery>> {
   await traffic.stop();
   await sink.setDestinationMs(1);
   let seen = -1;
@@ -22,5 +26,5 @@ export async function judgeTraffic(traffic: Traffic, sink: SinkProcess): Promise
     },
     { deadlineMs: 240_000, what: 'the queues drain', everyMs: 200 },
   );
-  return checkDelivery({ sent: traffic.sent, received: await sink.deliveries(), faults: [], waitEnded: true });
+  return checkDelivery({ sent: traffic.sent, received: await sink.deliveries(), faults, waitEnded: true });
 }

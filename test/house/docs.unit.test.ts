@@ -264,6 +264,7 @@ describe('docs/commands.md', () => {
 
   test.each([
     ['dev/demo/options.ts', '## npm run demo'],
+    ['dev/chaos/options.ts', '## npm run chaos'],
     ['dev/start.ts', '## npm start'],
     ['bench/main.ts', '## npm run bench'],
     ['client/cli/program.ts', '## ringmaster'],
@@ -304,5 +305,20 @@ describe('docs/commands.md', () => {
     ];
     const section = between(commands, '### The report', '\n## ');
     expect(wanted.filter((field) => !section.includes(field))).toEqual([]);
+  });
+
+  test("has every field of chaos' report, and every kind of fault", () => {
+    const report = read('dev/chaos/report.ts');
+    const fieldsOf = (text: string, name: string): string[] =>
+      allOf(between(text, `interface ${name} {`, '\n}'), /^ {2}(?:readonly )?(\w+)\??:/gm);
+    const wanted = [
+      ...fieldsOf(report, 'ChaosReport'),
+      ...fieldsOf(report, 'ChaosFault'),
+      ...fieldsOf(read('dev/chaos/operator.ts'), 'OperationsSeen'),
+      ...allOf(between(read('dev/chaos/plan.ts'), 'chaosKinds = [', ']'), /'(\w+)'/g),
+      ...allOf(between(read('dev/chaos/plan.ts'), 'type ChaosBlow =', ';'), /'([^']+)'/g),
+    ];
+    const section = between(commands, '## npm run chaos\n', '\n## ');
+    expect(wanted.filter((field) => !section.includes(`\`${field}\``))).toEqual([]);
   });
 });

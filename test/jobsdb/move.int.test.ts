@@ -372,6 +372,25 @@ describe('who comes too late', () => {
 });
 
 describe('an aborted move', () => {
+  test('is forgotten at a target whose database is away just then, as soon as it is back; and the target follows the log', async () => {
+    const command = await f.begin('op/move-1.1', f.a, f.b, [0]);
+    await f.copyJob(command, f.a, f.b);
+    const { pool } = f.b.session;
+    const connect = pool.connect.bind(pool);
+    let refused = 0;
+    pool.connect = (async () => {
+      if (refused === 2) return connect();
+      refused += 1;
+      throw new Error('connect ECONNREFUSED');
+    }) as typeof pool.connect;
+    await f.append({ type: 'abort move', move: command.move, because: 'test' });
+    const { version } = await f.ring();
+    await until(() => f.b.steward.ring().version === version, { deadlineMs: 5_000, what: 'the target has folded it' });
+    expect(refused).toBe(2);
+    expect((await f.b.pool.query('SELECT FROM ringmaster.imports')).rowCount).toBe(0);
+    await moveAll('op/move-1.2', f.a, f.b, [0]);
+  });
+
   test('lifts the fence at the source and is forgotten at the target, also its messageIds', async () => {
     await f.a.pool.query("INSERT INTO ringmaster.message_ids (partition, message_id) VALUES (0, 'm-1')");
     await addJobs(f.a.pool, jobs(0, 0, 3));

@@ -12,6 +12,7 @@ import { createMoveActivities } from '../../activities/move.ts';
 import { openCopy, withCopy } from '../../jobsdb/copy.ts';
 import { createPool } from '../../jobsdb/pool.ts';
 import { preflight } from '../../jobsdb/preflight.ts';
+import { selectAttached } from '../../jobsdb/sql/datasets.ts';
 import type { CodedError } from '../../kit/errors.ts';
 import type { Room } from '../../platform/platform.ts';
 import { addJobs, CLUSTER, createFixture, type Fixture, pendingAt, type TestNode } from './move-fixture.ts';
@@ -37,6 +38,36 @@ test('two nodes as they are made pass', async () => {
   await f.copyJob(command, f.a, f.b);
   await check(); // and what was prepared for the move
 });
+
+test('a dataset that its node drops while it is looked at is not missing', async () => {
+  await f.a.pool.query("SELECT ringmaster.add_dataset('gw', NULL)");
+  let dropped = 0;
+  // As the node does it, in one transaction: right after the list of datasets was read.
+  const onList = async (): Promise<void> => {
+    dropped += 1;
+    await f.a.pool.query(
+      "DELETE FROM ringmaster.datasets WHERE prefix = 'gw' AND dataset = 1; DROP TABLE gw_jobs_1, gw_job_status_1",
+    );
+  };
+  await check(interrupting(f.a.pool, selectAttached, onList));
+  expect(dropped).toBe(1);
+});
+
+/** The pool, whose clients do something more right after they have answered `statement`. */
+function interrupting(pool: pg.Pool, statement: string, then: () => Promise<void>): pg.Pool {
+  const wrap = (client: pg.PoolClient): pg.PoolClient =>
+    new Proxy(client, {
+      get: (target, name) => {
+        if (name !== 'query') return Reflect.get(target, name, target);
+        return async (text: string, values?: unknown[]) => {
+          const answer = await target.query(text, values);
+          if (text === statement) await then();
+          return answer;
+        };
+      },
+    });
+  return { connect: async () => wrap(await pool.connect()) } as unknown as pg.Pool;
+}
 
 describe('a schema that differs', () => {
   test('is refused, with each column, its type and whether it may be null on both sides', async () => {
