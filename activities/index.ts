@@ -3,6 +3,7 @@ import { CodedError } from '../kit/errors.ts';
 import { createCompareActivities } from './compare.ts';
 import type { ActivityDeps } from './deps.ts';
 import { asFailure } from './errors.ts';
+import { withFaultPoints } from './fault-points.ts';
 import { createMoveActivities } from './move.ts';
 import { createPodActivities } from './pods.ts';
 import { createRingActivities } from './ring.ts';
@@ -10,13 +11,14 @@ import type { AllActivities } from './types.ts';
 import { createVerifyActivities } from './verify.ts';
 
 export function createActivities(deps: ActivityDeps): AllActivities {
-  return ofCluster(deps.onlyCluster, {
+  const activities = {
     ...createRingActivities(deps),
     ...createPodActivities(deps),
     ...createMoveActivities(deps),
     ...createVerifyActivities(deps),
     ...createCompareActivities(deps),
-  });
+  };
+  return ofCluster(deps.onlyCluster, withFaultPoints(activities));
 }
 
 /**

@@ -25,6 +25,7 @@ import { type Authorship, decideAndAppend } from '../ringstore/ringstore.ts';
 import { afterPasses, arrivalsOutrunCopy, type PassSeen } from './arrivals.ts';
 import type { ActivityDeps } from './deps.ts';
 import { beating, refusingByType } from './errors.ts';
+import { faultPoint } from './fault-points.ts';
 import { moveHistory } from './log-views.ts';
 import { waitFolded, waitSettled } from './node-status.ts';
 import { createPace, type Pace } from './pace.ts';
@@ -124,8 +125,10 @@ export function createMoveActivities(deps: ActivityDeps): MoveActivities {
       const progress = (): CopyProgress => ({ move: input.move, jobsCopied, ...(pace?.state() ?? UNTHROTTLED) });
       const run = async (): Promise<{ jobsCopied: number; passes: number }> => {
         const { command, source, target, ring } = await claim(input);
+        await faultPoint('preCopy: claimed');
         await check(input, await roomOf(input.to)); // before anything of it is at the target
         const prepared = await target.prepare(command, cancellationSignal());
+        await faultPoint('preCopy: target prepared');
         await check(input, null); // and what was made for it
         const { ringStore, log } = deps;
         pace = createPace({ ringStore, ring, source, target, move: input.move, signal: cancellationSignal(), log });
@@ -143,6 +146,7 @@ export function createMoveActivities(deps: ActivityDeps): MoveActivities {
             const { jobs, statuses } = await copy.pass();
             passes.push({ rows: jobs + statuses, startedAt, endedAt: performance.now() });
             const next = afterPasses(passes);
+            await faultPoint('preCopy: pass copied');
             if (next === 'cut over') return { jobsCopied, passes: passes.length };
             if (next !== 'next pass') throw arrivalsOutrunCopy(input.move, next, pace?.state() ?? UNTHROTTLED);
           }
@@ -174,8 +178,10 @@ export function createMoveActivities(deps: ActivityDeps): MoveActivities {
         if (!move) return; // completed by an earlier attempt
         await waitFolded(deps, input.to, move.handedOverAt);
         await waitSettled(deps, input.from, move.handedOverAt);
+        await faultPoint('cleanUp: nodes settled');
         // While the move is open neither node drops anything of it: both sides can be read as they were.
         const certificate = await certificateOf(input, movesOf(events).get(input.move)!);
+        await faultPoint('cleanUp: certified');
         await append(input, { type: 'complete move', move: input.move, certificate });
       });
     },
@@ -184,33 +190,43 @@ export function createMoveActivities(deps: ActivityDeps): MoveActivities {
   /** From the claim to the hand-over. Whatever goes wrong after the quiesce is undone at once by aborting the move, which lifts its fence. */
   async function cutOver(input: MoveActivityInput): Promise<CutOverResult> {
     const { command, source, target, ring } = await claim(input);
+    await faultPoint('cutOver: claimed');
     const signal = cancellationSignal();
     const lap = stopwatch();
     const copy = await openCopy(await copyJob(input, command, await target.prepare(command, signal)));
     lap('prepare');
     let failed = true;
     try {
+      await faultPoint('cutOver: target prepared');
       // Everything once while nobody waits: what came since the pre-copy, on connections that have planned their statements when the pause begins.
       await copy.pass();
       await copy.reserve();
       lap('before');
+      await faultPoint('cutOver: caught up');
       await source.quiesce({ ...command, limitMs: QUIESCE_LIMIT_MS }, signal);
       lap('quiesce');
+      await faultPoint('cutOver: quiesced');
       await copy.pass(); // the delta before the fence: what remains for the hold is what comes in during this pass
       await copy.reserve();
       // So that the hold has one append in it, on a connection that is open, and no reading of the log.
       const from = await latestRing(input, ring);
       lap('delta');
+      await faultPoint('cutOver: delta copied');
       await source.fence({ ...command, holdDeadlineMs: HOLD_DEADLINE_MS }, signal);
       const fenceMs = lap('fence');
+      await faultPoint('cutOver: fenced');
       await copy.pass({ fenced: true });
       const restMs = lap('rest');
+      await faultPoint('cutOver: last rows copied');
       const proof = await copy.verify();
+      await faultPoint('cutOver: verified');
       const heldMs = fenceMs + restMs + lap('verify');
       if (heldMs > HOLD_DEADLINE_MS - HOLD_MARGIN_MS)
         return await abort(input, 'HOLD_DEADLINE', `the last rows took ${Math.round(heldMs)} ms`);
       signal.throwIfAborted();
+      await faultPoint('cutOver: about to hand over');
       await append(input, { type: 'hand over', move: input.move, token: command.token, proof }, from);
+      await faultPoint('cutOver: handed over');
       lap('handOver');
       failed = false;
       deps.log.info({ move: input.move, claim: command.token, jobs: proof.jobsPending, ms: lap.laps }, 'cut over');

@@ -1,7 +1,7 @@
 /** Nodes come and go: the platform's pods, the ring's members, and the order between the two. */
 import { cancellationSignal, sleep } from '@temporalio/activity';
 import { CodedError } from '../kit/errors.ts';
-import type { Removal } from '../platform/platform.ts';
+import type { DatabaseAddress, Removal } from '../platform/platform.ts';
 import { RingRefusal } from '../ring/decide.ts';
 import type { NodeFacts, NodeId, RecordedEvent } from '../ring/events.ts';
 import { uncertifiedFrom } from '../ring/moves.ts';
@@ -9,6 +9,7 @@ import { isMember, partitionsOf, type Ring } from '../ring/ring.ts';
 import { decideAndAppend, readRing } from '../ringstore/ringstore.ts';
 import type { ActivityDeps } from './deps.ts';
 import { beating, refusingByType } from './errors.ts';
+import { faultPoint } from './fault-points.ts';
 import { refuseIfBlocked, waitSettled } from './node-status.ts';
 import type { PodActivities, RemoveInput } from './types.ts';
 
@@ -88,17 +89,23 @@ export function createPodActivities(deps: PodDeps): PodActivities {
     assertCertified(await ringStore.read(clusterId), node);
     if (isMember(ring, node)) {
       await assertEmpty(ring, node);
+      await faultPoint('removeNode: seen empty');
       // Out of the ring first: from here it can be given no partition. Refused while it owns one or an open move names it.
       const by = { actor: deps.actor, reason: input.reason, operation: input.operationId };
       await decideAndAppend(ringStore, clusterId, { type: 'leave node', holder, node }, by);
+      await faultPoint('removeNode: left the ring');
     }
     const events = await ringStore.read(clusterId);
     const left = events.findLast(({ event }) => event.type === 'node left' && event.node === node);
+    const lastLook = async (database: DatabaseAddress): Promise<void> => {
+      await faultPoint('removeNode: backend gone');
+      await deps.assertNothingPending(node, database);
+    };
     const removal: Removal = {
       // What `node left` says was seen to be empty. A node that never joined was not looked into: its data stays where it is.
       deleteData: left !== undefined && input.deleteVolumes === true,
       left: { cluster: clusterId, epoch: ring.epoch, at: left?.at ?? new Date().toISOString() },
-      ...(left ? { lastLook: (database) => deps.assertNothingPending(node, database) } : {}),
+      ...(left ? { lastLook } : {}),
     };
     const notes: string[] = [];
     try {

@@ -7,6 +7,7 @@ import { fold, limitsOf, noRing, type OpenMove, type Ring } from '../ring/ring.t
 import { type Authorship, decideAndAppend, readRing } from '../ringstore/ringstore.ts';
 import type { ActivityDeps } from './deps.ts';
 import { refusingByType } from './errors.ts';
+import { faultPoint } from './fault-points.ts';
 import { moveHistory, moveIdOf, movePrefix, summarizeRing } from './log-views.ts';
 import type { AbortAnswer, Asking, FreezeInput, Frozen, RingActivities, StartedMove, StartMoveInput } from './types.ts';
 
@@ -141,6 +142,7 @@ export function createRingActivities(deps: RingDeps): RingActivities {
       const ring = await readRing(ringStore, clusterId);
       if (!ring.freeze || !isSame(ring.freeze, by)) return { unfrozen: false, version: ring.version };
       for (const open of startedMoves(ring)) await abort(asking, open.move, 'its operation ends');
+      await faultPoint('unfreeze: moves aborted');
       const { holder } = ring.freeze;
       const done = await decideAndAppend(ringStore, clusterId, { type: 'unfreeze', holder }, authorship(asking));
       return { unfrozen: true, version: done.ring.version };

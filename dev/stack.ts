@@ -45,6 +45,8 @@ export interface StackOptions {
   readonly faults?: boolean;
   /** For tests: every arrow of the network through a proxy. Its addresses stand in the ring's log, so such a stack is not gone on with. */
   readonly network?: boolean;
+  /** For tests: whom the worker asks at its fault points (kit/fault-points.ts). */
+  readonly faultPointsUrl?: string;
   /** Hears of each step, in a few words. */
   readonly onStep?: (step: string) => void;
 }
@@ -142,6 +144,7 @@ export async function startStack(options: StackOptions): Promise<Stack> {
         RINGMASTER_AGENT_URL: agentUrl,
         RINGMASTER_AGENT_TOKEN: secrets.agentToken,
         RINGMASTER_DATA_FOLDER: dataFolder,
+        ...(options.faultPointsUrl ? { RINGMASTER_FAULT_POINTS: options.faultPointsUrl } : {}),
       },
       isReady: async () =>
         (await readFile(path.join(logs, 'worker.log'), 'utf8').catch(() => '')).includes('worker running'),

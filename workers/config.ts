@@ -20,6 +20,7 @@ const common = z.object({
   TEMPORAL_TLS_CLIENT_CERT_PATH: z.string().min(1).optional(),
   TEMPORAL_TLS_CLIENT_KEY_PATH: z.string().min(1).optional(),
 });
+const NO_FAULTS = 'is for tests on this machine: RINGMASTER_PLATFORM must be local';
 
 /** Which platform this worker's nodes run on, and what that one needs. */
 const workerEnvironment = z.discriminatedUnion(
@@ -29,6 +30,8 @@ const workerEnvironment = z.discriminatedUnion(
       RINGMASTER_PLATFORM: z.literal('local'),
       RINGMASTER_AGENT_URL: z.url('must be the platform agent’s http:// address'),
       RINGMASTER_AGENT_TOKEN: z.string('must be the platform agent’s token').min(1),
+      /** Of a test that stops this worker at its fault points (kit/fault-points.ts). */
+      RINGMASTER_FAULT_POINTS: z.string().optional(),
     }),
     /** The rest is read by platform/kubernetes/config.ts. */
     common.extend({
@@ -36,6 +39,7 @@ const workerEnvironment = z.discriminatedUnion(
       RINGMASTER_CLUSTER: z
         .string('must be the cluster’s id')
         .regex(/^[a-z0-9-]{1,40}$/, 'must be 1 to 40 of a-z, 0-9 and -'),
+      RINGMASTER_FAULT_POINTS: z.never(NO_FAULTS).optional(),
     }),
   ],
   'must be local or kubernetes',

@@ -11,6 +11,7 @@ import { createActivities } from '../activities/index.ts';
 import { assertNothingPending } from '../activities/last-look.ts';
 import { createNodeControl } from '../dataplane/reference/control-client.ts';
 import { CodedError, describeError } from '../kit/errors.ts';
+import { switchOnFaultPoints } from '../kit/fault-points.ts';
 import { createLog, type Logger } from '../kit/log.ts';
 import { endWithParent, onStopSignal } from '../kit/parent.ts';
 import { createLocalPlatform } from '../platform/local/client.ts';
@@ -104,7 +105,12 @@ process.exit(0); // standard input, or an idle connection to a node, must not ke
 /** One clear line for who starts us, instead of a stack. */
 function readConfig(): WorkerConfig {
   try {
-    return workerConfig(process.env);
+    const read = workerConfig(process.env);
+    if (read.RINGMASTER_FAULT_POINTS !== undefined) {
+      switchOnFaultPoints(read.RINGMASTER_FAULT_POINTS);
+      log.warn('fault points are on: a test may stop this worker anywhere');
+    }
+    return read;
   } catch (error) {
     log.fatal(describeError(error));
     process.exit(1);

@@ -1,4 +1,4 @@
-/** What must not be there once every operation is over and every queue is empty: looked at from outside, in the log, the databases and the process table. */
+/** What must not be there once every operation is over, and every queue empty or in use as ever: looked at from outside, in the log, the databases and the process table. */
 import { createHash } from 'node:crypto';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -16,11 +16,16 @@ import type { Stack } from '../stack.ts';
 const SETTLES_WITHIN_MS = 60_000;
 const LOOK_EVERY_MS = 500;
 
+export interface LookOptions {
+  /** Traffic goes on: pending jobs at the owner of their partition are no leftovers. */
+  readonly queuesInUse?: boolean;
+}
+
 /** Empty where nothing is left; else one sentence for each thing, as it still was after a minute. */
-export async function findLeftovers(stack: Stack, signal: AbortSignal): Promise<string[]> {
+export async function findLeftovers(stack: Stack, signal: AbortSignal, options: LookOptions = {}): Promise<string[]> {
   const deadline = performance.now() + SETTLES_WITHIN_MS;
   for (;;) {
-    const found = await look(stack, signal).catch((error: unknown) => {
+    const found = await look(stack, signal, options).catch((error: unknown) => {
       if (signal.aborted) throw error;
       return [`cannot be looked at: ${String(error)}`];
     });
@@ -29,7 +34,7 @@ export async function findLeftovers(stack: Stack, signal: AbortSignal): Promise<
   }
 }
 
-async function look(stack: Stack, signal: AbortSignal): Promise<string[]> {
+async function look(stack: Stack, signal: AbortSignal, options: LookOptions): Promise<string[]> {
   const ring = await readRing(stack.ringStore, stack.clusterId);
   const members = ring.nodes.map(({ node }) => node);
   const [operations, nodes, processes] = await Promise.all([
@@ -37,7 +42,7 @@ async function look(stack: Stack, signal: AbortSignal): Promise<string[]> {
     stack.platform.listNodes(),
     listProcesses(),
   ]);
-  const inNodes = await Promise.all(members.map((node) => lookIntoNode(stack, ring, node)));
+  const inNodes = await Promise.all(members.map((node) => lookIntoNode(stack, ring, node, options)));
   return [
     ...operations.filter((one) => !hasEnded(one)).map((one) => `operation ${one.operationId} is ${one.state}`),
     ...(ring.freeze ? [`the ring is frozen by ${ring.freeze.operationId}`] : []),
@@ -53,7 +58,12 @@ async function look(stack: Stack, signal: AbortSignal): Promise<string[]> {
   ];
 }
 
-async function lookIntoNode({ platform }: Stack, ring: Ring, node: string): Promise<string[]> {
+async function lookIntoNode(
+  { platform }: Stack,
+  ring: Ring,
+  node: string,
+  { queuesInUse = false }: LookOptions,
+): Promise<string[]> {
   const endpoints = await platform.describeNode(node);
   if (!endpoints) return [];
   const client = new pg.Client({ ...endpoints.database, connectionTimeoutMillis: 5_000, statement_timeout: 30_000 });
@@ -63,7 +73,7 @@ async function lookIntoNode({ platform }: Stack, ring: Ring, node: string): Prom
     return [
       ...(await wrongStates(client, ring, node)),
       ...(await unfinishedImports(client, node)),
-      ...(await pendingJobs(client, ring, node)),
+      ...(await pendingJobs(client, ring, node, !queuesInUse)),
     ];
   } finally {
     await client.end();
@@ -102,7 +112,7 @@ async function unfinishedImports(client: pg.Client, node: string): Promise<strin
   return rows.map(({ what }) => `${node}: ${what}`);
 }
 
-async function pendingJobs(client: pg.Client, ring: Ring, node: string): Promise<string[]> {
+async function pendingJobs(client: pg.Client, ring: Ring, node: string, ownToo: boolean): Promise<string[]> {
   const found: string[] = [];
   for (const { prefix, dataset } of (await client.query<{ prefix: string; dataset: number }>(selectAttached)).rows) {
     const { rows } = await client.query<{ partition_id: string; count: string }>(
@@ -111,6 +121,7 @@ async function pendingJobs(client: pg.Client, ring: Ring, node: string): Promise
     );
     for (const { partition_id: id, count } of rows) {
       const isOwned = ring.owners[partitionIndexOf(id) ?? -1] === node;
+      if (isOwned && !ownToo) continue;
       found.push(
         `${node}: ${count} pending ${prefix} jobs of partition ${id}, which ${isOwned ? 'it' : 'another'} owns`,
       );

@@ -1,0 +1,154 @@
+/**
+ * Runs operations one after the other on one cluster, 2 → 3 → 2 nodes …, and does one bad thing to each. After each: it ended as it should, and nothing is left
+ * over. At the end the checker judges all of it; an event that was lost, repeated or overtaken is told with the step during which it was sent.
+ */
+import { expect } from 'vitest';
+import type { FaultPoint } from '../../activities/fault-points.ts';
+import type { checkDelivery, Fault } from '../../dev/checker/checker.ts';
+import { startOperation, steerOperation, watchOperation } from '../../dev/demo/operations.ts';
+import { codeOf } from '../../kit/errors.ts';
+import { now } from '../../kit/log.ts';
+import type { OperationProgress } from '../../workflows/messages.ts';
+import type { TestCluster } from '../e2e/cluster.ts';
+import { until } from '../support/wait.ts';
+import { hearsCancel, type Step } from './plan.ts';
+import type { Stopped, Stops } from './stops.ts';
+
+const SMALL = 2;
+const LARGE = 3;
+const COMES_BY_WITHIN_MS = 90_000;
+
+interface Window {
+  readonly name: string;
+  readonly from: number;
+  to: number;
+}
+
+export class StepRun {
+  readonly #cluster: TestCluster;
+  readonly #stops: Stops;
+  readonly #stopping = new AbortController();
+  readonly #windows: Window[] = [];
+  readonly faults: Fault[] = [];
+
+  constructor(cluster: TestCluster, stops: Stops) {
+    this.#cluster = cluster;
+    this.#stops = stops;
+  }
+
+  /** In an order in which the next step's way is the one that the cluster can go; where no step goes that way, an operation without one turns it round. */
+  async all(steps: readonly Step[]): Promise<void> {
+    const rest = [...steps];
+    while (rest.length > 0) {
+      const way = (await this.#size()) === SMALL ? 'up' : 'down';
+      const isFor = (wanted: Step['way']) => rest.findIndex((step) => step.way === wanted);
+      const next = isFor(way) >= 0 ? isFor(way) : isFor('either');
+      if (next < 0) await this.operation(`${way}, nothing happens`, async () => undefined);
+      else await this.step(rest.splice(next, 1)[0]!);
+    }
+  }
+
+  async step(step: Step): Promise<void> {
+    const { act, point, cancelFirstAt, ends } = step;
+    const { worker } = this.#cluster.stack;
+    const restarts = worker.restarts;
+    const ended = await this.operation(`${act} at ${point}`, async (operationId) => {
+      const cancel = () => this.#cancel(operationId, step);
+      if (cancelFirstAt) {
+        const first = await this.#comesBy(cancelFirstAt, operationId);
+        const second = this.#comesBy(point, operationId);
+        await cancel();
+        first.go('on');
+        return this.#act(await second, step, cancel);
+      }
+      await this.#act(await this.#comesBy(point, operationId), step, cancel);
+    });
+    expect(ended.state, `${act} at ${point}: how the operation ended`).toBe(ends);
+    await until(() => worker.pid !== undefined, { deadlineMs: 30_000, what: 'the worker is started again' });
+    expect(worker.restarts - restarts, `${act} at ${point}: ends of the worker`).toBe(act === 'kill' ? 1 : 0);
+  }
+
+  /** One operation, with `during` while it runs; returns how it ended. Throws where something is left over. */
+  async operation(name: string, during: (operationId: string) => Promise<void>): Promise<OperationProgress> {
+    const { stack } = this.#cluster;
+    const { signal } = this.#stopping;
+    const window: Window = { name, from: now(), to: Number.POSITIVE_INFINITY };
+    this.#windows.push(window);
+    try {
+      const target = (await this.#size()) === SMALL ? LARGE : SMALL;
+      const id = await startOperation(stack.api, stack.clusterId, target, { reason: name, signal });
+      if (id === null) throw new Error(`there was nothing to do on the way to ${target} nodes`);
+      await during(id);
+      const ended = await watchOperation(stack.api, stack.clusterId, id, { signal, onProgress: () => undefined });
+      const left = await this.#cluster.leftovers();
+      if (left.length > 0) throw new Error(`left over: ${left.join('; ')}`);
+      return ended;
+    } catch (error) {
+      throw new Error(`${name}: ${error instanceof Error ? error.message : String(error)}`, { cause: error });
+    } finally {
+      this.#stops.clear();
+      window.to = now();
+    }
+  }
+
+  /** Waits for a worker at `point`. */
+  async #comesBy(point: FaultPoint, operationId: string): Promise<Stopped> {
+    const { stack } = this.#cluster;
+    let stopped: Stopped | undefined;
+    void this.#stops.stopAt(point).then((at) => {
+      stopped = at;
+    });
+    return until(() => stopped, {
+      deadlineMs: COMES_BY_WITHIN_MS,
+      what: `${operationId} of ${stack.clusterId} comes by ${point}`,
+      everyMs: 5,
+    });
+  }
+
+  async #act(stopped: Stopped, step: Step, cancel: () => Promise<void>): Promise<void> {
+    if (step.act === 'kill') {
+      this.#cluster.stack.worker.kill('SIGKILL');
+      await stopped.gone;
+    } else {
+      await cancel();
+      stopped.go(hearsCancel(step) ? 'on when cancelled' : 'on');
+    }
+  }
+
+  async #cancel(operationId: string, { point, ends }: Step): Promise<void> {
+    const { api, clusterId } = this.#cluster.stack;
+    const options = { reason: `at ${point}`, signal: this.#stopping.signal };
+    const isTaken = await steerOperation(api, clusterId, operationId, 'cancel', options).then(
+      () => true,
+      (error: unknown) => {
+        if (codeOf(error) !== 'OPERATION_ENDING') throw error;
+        return false;
+      },
+    );
+    expect(isTaken, `the request to cancel at ${point} is taken`).toBe(ends === 'cancelled');
+  }
+
+  async #size(): Promise<number> {
+    return (await this.#cluster.ring()).nodes.length;
+  }
+
+  /** Valid; without `faults` of nodes also flawless: no client saw anything of it. */
+  async judge(): Promise<ReturnType<typeof checkDelivery>> {
+    const judged = await this.#cluster.judge(this.faults);
+    if (judged.verdict !== 'valid') throw new Error(this.#tell(judged));
+    return judged;
+  }
+
+  #tell({ verdict, events, samples }: ReturnType<typeof checkDelivery>): string {
+    const sentAt = new Map(this.#cluster.traffic.sent.map((event) => [event.messageId, event.sentAt]));
+    const during = (messageId: string): string => {
+      const at = sentAt.get(messageId) ?? 0;
+      const window = this.#windows.find(({ from, to }) => from <= at && at <= to);
+      return `${messageId} (sent during ${window?.name ?? 'none of them'})`;
+    };
+    const named = Object.entries(samples).flatMap(([kind, ids]) =>
+      ids.slice(0, 3).map((id) => `${kind}: ${during(typeof id === 'string' ? id : id.messageId)}`),
+    );
+    return `${verdict}: ${JSON.stringify(events)}; ${named.join('; ')}`;
+  }
+}
