@@ -47,6 +47,8 @@ export interface StackOptions {
   readonly network?: boolean;
   /** For tests: whom the worker asks at its fault points (kit/fault-points.ts). */
   readonly faultPointsUrl?: string;
+  /** For tests: no ring is made and no node started, an operation does that. Routers are ready once it has. */
+  readonly withoutRing?: boolean;
   /** Hears of each step, in a few words. */
   readonly onStep?: (step: string) => void;
 }
@@ -113,12 +115,13 @@ export async function startStack(options: StackOptions): Promise<Stack> {
     const agentUrl = (await network?.agentThrough(agent.url)) ?? agent.url;
 
     const known = await readRing(ringStore, clusterId);
-    const names = known.version > 0 ? known.nodes.map((facts) => facts.node) : nodeNames(options.nodes ?? 2);
+    const firstNodes = options.withoutRing ? 0 : (options.nodes ?? 2);
+    const names = known.version > 0 ? known.nodes.map((facts) => facts.node) : nodeNames(firstNodes);
     say(`starting ${names.length} ${names.length === 1 ? 'node' : 'nodes'}, each with its PostgreSQL`);
     const asOthers = createLocalPlatform({ url: agentUrl, token: secrets.agentToken });
     stops.push(() => asOthers.close());
     const facts = await all(names.map((node) => factsOf(asOthers, node)));
-    if (known.version === 0) {
+    if (known.version === 0 && !options.withoutRing) {
       await decideAndAppend(
         ringStore,
         clusterId,
@@ -183,7 +186,7 @@ export async function startStack(options: StackOptions): Promise<Stack> {
       routers.push(router);
       routerUrls.push(url);
     }
-    await all([worker, apiProcess, ...routers].map((process) => process.ready()));
+    await all([worker, apiProcess, ...(options.withoutRing ? [] : routers)].map((process) => process.ready()));
 
     const api = { url: apiUrl, token: secrets.apiToken };
     const parts = partsOf({ dataFolder, ringStoreServer, temporal, worker, routers, routerUrls, platform });

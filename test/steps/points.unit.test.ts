@@ -2,6 +2,7 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { cancellationSignal } from '@temporalio/activity';
 import { MockActivityEnvironment } from '@temporalio/testing';
 import { afterEach, describe, expect, test } from 'vitest';
 import type { ActivityDeps } from '../../activities/deps.ts';
@@ -28,9 +29,19 @@ const inWorker = <T>(run: () => Promise<T> | T): Promise<T> =>
 afterEach(switchOffFaultPoints);
 
 describe('every activity', () => {
-  test('of a worker has its points', () => {
-    const deps = { ringStore: {}, platform: {}, limits: {}, log: {} } as unknown as ActivityDeps; // made, never called
-    expect(sorted(Object.keys(createActivities(deps)))).toEqual(sorted(activityNames));
+  test('of a worker has its points', async () => {
+    const deps = { ringStore: {}, platform: {}, limits: {}, log: {} } as unknown as ActivityDeps; // there is no world: each fails at once
+    const activities = Object.entries(createActivities(deps));
+    expect(sorted(activities.map(([name]) => name))).toEqual(sorted(activityNames));
+    const stops = await openStops();
+    try {
+      switchOnFaultPoints(stops.url);
+      for (const [, activity] of activities)
+        await expect(inWorker(() => (activity as (input: object) => Promise<unknown>)({}))).rejects.toThrow();
+      expect(sorted(stops.seen.keys())).toEqual(sorted(activityNames.map((name) => `${name}: before its effect`)));
+    } finally {
+      await stops.close();
+    }
   });
 
   test('comes by the one before its effect and by the one after it', async () => {
@@ -104,13 +115,13 @@ describe('a fault point', () => {
       const stopping = stops.stopAt('cutOver: verified');
       const passing = worker.run(async () => {
         await faultPoint('cutOver: verified');
-        return 'past it';
+        return cancellationSignal().aborted;
       });
       const stopped = await stopping;
       stopped.go('on when cancelled');
       await stopped.gone;
-      worker.cancel();
-      expect(await passing).toBe('past it');
+      setImmediate(() => worker.cancel());
+      expect(await passing, 'it has heard of it before it went on').toBe(true);
     } finally {
       await stops.close();
     }

@@ -2,10 +2,13 @@
  * Runs operations one after the other on one cluster, 2 → 3 → 2 nodes …, and does one bad thing to each. After each: it ended as it should, and nothing is left
  * over. At the end the checker judges all of it; an event that was lost, repeated or overtaken is told with the step during which it was sent.
  */
+import { connect } from 'node:net';
 import { expect } from 'vitest';
 import type { FaultPoint } from '../../activities/fault-points.ts';
 import type { checkDelivery, Fault } from '../../dev/checker/checker.ts';
+import { wellAgain } from '../../dev/cluster.ts';
 import { startOperation, steerOperation, watchOperation } from '../../dev/demo/operations.ts';
+import type { PartBlow, PartKind } from '../../dev/faults/parts.ts';
 import { codeOf } from '../../kit/errors.ts';
 import { now } from '../../kit/log.ts';
 import type { OperationProgress } from '../../workflows/messages.ts';
@@ -18,6 +21,13 @@ const SMALL = 2;
 const LARGE = 3;
 const COMES_BY_WITHIN_MS = 90_000;
 
+/** What is hit while the worker stands still; `side`: the node that the move at work comes from or goes to. */
+export interface Victim {
+  readonly kind: Exclude<PartKind, 'worker'>;
+  readonly side: 'from' | 'to' | null;
+  readonly blow: PartBlow;
+}
+
 interface Window {
   readonly name: string;
   readonly from: number;
@@ -25,14 +35,14 @@ interface Window {
 }
 
 export class StepRun {
-  readonly #cluster: TestCluster;
+  readonly cluster: TestCluster;
   readonly #stops: Stops;
   readonly #stopping = new AbortController();
   readonly #windows: Window[] = [];
   readonly faults: Fault[] = [];
 
   constructor(cluster: TestCluster, stops: Stops) {
-    this.#cluster = cluster;
+    this.cluster = cluster;
     this.#stops = stops;
   }
 
@@ -50,18 +60,18 @@ export class StepRun {
 
   async step(step: Step): Promise<void> {
     const { act, point, cancelFirstAt, ends } = step;
-    const { worker } = this.#cluster.stack;
+    const { worker } = this.cluster.stack;
     const restarts = worker.restarts;
     const ended = await this.operation(`${act} at ${point}`, async (operationId) => {
       const cancel = () => this.#cancel(operationId, step);
       if (cancelFirstAt) {
-        const first = await this.#comesBy(cancelFirstAt, operationId);
-        const second = this.#comesBy(point, operationId);
+        const first = await this.comesBy(cancelFirstAt);
+        const second = this.comesBy(point);
         await cancel();
         first.go('on');
         return this.#act(await second, step, cancel);
       }
-      await this.#act(await this.#comesBy(point, operationId), step, cancel);
+      await this.#act(await this.comesBy(point), step, cancel);
     });
     expect(ended.state, `${act} at ${point}: how the operation ended`).toBe(ends);
     await until(() => worker.pid !== undefined, { deadlineMs: 30_000, what: 'the worker is started again' });
@@ -70,7 +80,7 @@ export class StepRun {
 
   /** One operation, with `during` while it runs; returns how it ended. Throws where something is left over. */
   async operation(name: string, during: (operationId: string) => Promise<void>): Promise<OperationProgress> {
-    const { stack } = this.#cluster;
+    const { stack } = this.cluster;
     const { signal } = this.#stopping;
     const window: Window = { name, from: now(), to: Number.POSITIVE_INFINITY };
     this.#windows.push(window);
@@ -80,7 +90,7 @@ export class StepRun {
       if (id === null) throw new Error(`there was nothing to do on the way to ${target} nodes`);
       await during(id);
       const ended = await watchOperation(stack.api, stack.clusterId, id, { signal, onProgress: () => undefined });
-      const left = await this.#cluster.leftovers();
+      const left = await this.cluster.leftovers();
       if (left.length > 0) throw new Error(`left over: ${left.join('; ')}`);
       return ended;
     } catch (error) {
@@ -91,32 +101,62 @@ export class StepRun {
     }
   }
 
-  /** Waits for a worker at `point`. */
-  async #comesBy(point: FaultPoint, operationId: string): Promise<Stopped> {
-    const { stack } = this.#cluster;
+  /** Holds the worker in a cut-over at `point`, hits something else, and lets the worker go on. The operation must finish. */
+  async hit(point: FaultPoint, { kind, side, blow }: Victim): Promise<void> {
+    const name = `${blow} of ${side ? `the ${side === 'from' ? 'source' : 'target'}'s ${kind}` : kind} at ${point}`;
+    const { stack } = this.cluster;
+    const ended = await this.operation(name, async () => {
+      const stopped = await this.comesBy(point);
+      // The move that was claimed last is the one at work: moves at one node take turns.
+      const atWork = (await this.cluster.ring()).moves.toSorted((a, b) => b.token - a.token)[0]!;
+      const node = side && atWork[side];
+      const part = (await stack.parts.list()).find((one) => one.kind === kind && one.node === node);
+      if (!part) throw new Error(`no ${kind} of ${node} runs`);
+      const port = node === null ? null : await this.#portOf(node, kind);
+      const at = now();
+      const hit = await part.hit(blow, 0);
+      if (!hit) throw new Error(`${part.name} could not be hit`);
+      if (port !== null) await until(() => isClosed(port), { deadlineMs: 5_000, what: `${name}: it ends`, everyMs: 1 });
+      stopped.go('on');
+      await hit.back;
+      const restartedAt = await wellAgain(() => part.state(), this.#stopping.signal);
+      this.faults.push({ kind, target: part.name, node, at, restartedAt });
+    });
+    expect(ended.state, `${name}: how the operation ended`).toBe('completed');
+  }
+
+  async #portOf(node: string, kind: Victim['kind']): Promise<number> {
+    const { database, url } = (await this.cluster.stack.platform.describeNode(node))!;
+    return kind === 'postgres' ? database.port : Number(new URL(url).port);
+  }
+
+  /** SIGKILL of the worker that stands there. */
+  async kill(stopped: Stopped): Promise<void> {
+    this.cluster.stack.worker.kill('SIGKILL');
+    await stopped.gone;
+  }
+
+  /** Waits for a worker at `point`; it stays there. */
+  async comesBy(point: FaultPoint): Promise<Stopped> {
     let stopped: Stopped | undefined;
     void this.#stops.stopAt(point).then((at) => {
       stopped = at;
     });
     return until(() => stopped, {
       deadlineMs: COMES_BY_WITHIN_MS,
-      what: `${operationId} of ${stack.clusterId} comes by ${point}`,
+      what: `a worker comes by ${point}`,
       everyMs: 5,
     });
   }
 
   async #act(stopped: Stopped, step: Step, cancel: () => Promise<void>): Promise<void> {
-    if (step.act === 'kill') {
-      this.#cluster.stack.worker.kill('SIGKILL');
-      await stopped.gone;
-    } else {
-      await cancel();
-      stopped.go(hearsCancel(step) ? 'on when cancelled' : 'on');
-    }
+    if (step.act === 'kill') return this.kill(stopped);
+    await cancel();
+    stopped.go(hearsCancel(step) ? 'on when cancelled' : 'on');
   }
 
   async #cancel(operationId: string, { point, ends }: Step): Promise<void> {
-    const { api, clusterId } = this.#cluster.stack;
+    const { api, clusterId } = this.cluster.stack;
     const options = { reason: `at ${point}`, signal: this.#stopping.signal };
     const isTaken = await steerOperation(api, clusterId, operationId, 'cancel', options).then(
       () => true,
@@ -129,18 +169,18 @@ export class StepRun {
   }
 
   async #size(): Promise<number> {
-    return (await this.#cluster.ring()).nodes.length;
+    return (await this.cluster.ring()).nodes.length;
   }
 
   /** Valid; without `faults` of nodes also flawless: no client saw anything of it. */
   async judge(): Promise<ReturnType<typeof checkDelivery>> {
-    const judged = await this.#cluster.judge(this.faults);
+    const judged = await this.cluster.judge(this.faults);
     if (judged.verdict !== 'valid') throw new Error(this.#tell(judged));
     return judged;
   }
 
   #tell({ verdict, events, samples }: ReturnType<typeof checkDelivery>): string {
-    const sentAt = new Map(this.#cluster.traffic.sent.map((event) => [event.messageId, event.sentAt]));
+    const sentAt = new Map(this.cluster.traffic.sent.map((event) => [event.messageId, event.sentAt]));
     const during = (messageId: string): string => {
       const at = sentAt.get(messageId) ?? 0;
       const window = this.#windows.find(({ from, to }) => from <= at && at <= to);
@@ -151,4 +191,15 @@ export class StepRun {
     );
     return `${verdict}: ${JSON.stringify(events)}; ${named.join('; ')}`;
   }
+}
+
+function isClosed(port: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect(port, '127.0.0.1');
+    socket.once('error', () => resolve(true));
+    socket.once('connect', () => {
+      socket.destroy();
+      resolve(false);
+    });
+  });
 }
