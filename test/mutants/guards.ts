@@ -1219,6 +1219,13 @@ export const guards: readonly Guard[] = [
   ]),
   ...of('activities/move.ts', 'test/activities/clean-up.int.test.ts', [
     {
+      name: 'a clean-up whose answer was lost is over',
+      because: 'P4: no state is without an exit',
+      find: 'if (!move) return; // completed by an earlier attempt',
+      replace: "if (!move) throw new Error('it is not open');",
+      only: 'again it changes nothing',
+    },
+    {
       name: 'a move is not over before it is certified',
       because: 'P5: only then may anything of it be deleted',
       find: 'const tables = await certify({ source, target, move: record.move, partitions, proof: proof! });',
@@ -1317,6 +1324,56 @@ export const guards: readonly Guard[] = [
       find: 'if (input.clusterId === only) return',
       replace: "if (input.clusterId !== '') return",
       only: 'a worker of one cluster refuses what its task queue brings for another',
+    },
+  ]),
+  ...of('activities/index.ts', 'test/steps/points.unit.test.ts', [
+    {
+      name: 'every activity of a worker comes by its fault points',
+      because: 'P4: a test kills at each',
+      find: 'ofCluster(deps.onlyCluster, withFaultPoints(activities))',
+      replace: 'ofCluster(deps.onlyCluster, activities)',
+      only: 'of a worker has its points',
+    },
+  ]),
+  ...of('activities/fault-points.ts', 'test/steps/points.unit.test.ts', [
+    {
+      name: 'an activity stops also after its effect, before its answer',
+      because: 'P4: the answer that is lost is the one that matters',
+      find: 'await at(`${name}: after its effect`);',
+      replace: '',
+      only: 'comes by the one before its effect and by the one after it',
+    },
+  ]),
+  ...of('kit/fault-points.ts', 'test/steps/points.unit.test.ts', [
+    {
+      name: 'what was built takes no fault points (CONFIG_INVALID)',
+      because: 'no test hook in production',
+      find: "if (!source.endsWith('.ts'))",
+      replace: "if (source === '')",
+      only: 'what was built refuses them',
+    },
+    {
+      name: 'fault points ask a test of this machine only (CONFIG_INVALID)',
+      because: 'no test hook in production',
+      find: "if (at?.protocol !== 'http:' || !LOCAL.has(at.hostname))",
+      replace: 'if (at === null)',
+      only: 'an address of another machine is refused',
+    },
+    {
+      name: 'a worker that was let go where it is cancelled waits for that',
+      because: 'P4: a cancellation is tested where it is heard, not near it',
+      find: "if (go === 'on when cancelled' && !cancelled.aborted)",
+      replace: "if (go === 'on when cancelled' && cancelled.aborted)",
+      only: 'goes on when its activity hears that it is cancelled',
+    },
+  ]),
+  ...of('workers/config.ts', 'test/steps/points.unit.test.ts', [
+    {
+      name: 'a worker of nodes on Kubernetes takes no fault points (CONFIG_INVALID)',
+      because: 'no test hook in production',
+      find: 'RINGMASTER_FAULT_POINTS: z.never(NO_FAULTS).optional()',
+      replace: 'RINGMASTER_FAULT_POINTS: z.string().optional()',
+      only: 'a worker of nodes on Kubernetes does not start with them',
     },
   ]),
   ...of('activities/ring.ts', 'test/activities/ring.int.test.ts', [
