@@ -108,12 +108,14 @@ export function createPodActivities(deps: PodDeps): PodActivities {
       ...(left ? { lastLook } : {}),
     };
     const notes: string[] = [];
+    // Out of the ring it serves nothing any more, and no later operation would look for it: it goes, also where this one is cancelled now.
+    const remove = (): Promise<void> => platform.removeNode(node, removal);
     try {
-      await platform.removeNode(node, removal, cancellationSignal());
+      await remove();
     } catch (error) {
       if (!(error instanceof CodedError && error.code === 'REPLICAS_CHANGED')) throw error;
       notes.push(...(await removeStrangersAbove(input, error)));
-      await platform.removeNode(node, removal, cancellationSignal());
+      await remove();
     }
     log.info({ clusterId, node, deleteData: removal.deleteData }, 'node removed');
     return { notes };
@@ -128,11 +130,10 @@ export function createPodActivities(deps: PodDeps): PodActivities {
     const above = changed.details['above'] as readonly NodeId[];
     if (above.some((node) => isMember(ring, node))) throw changed;
     for (const node of above) {
-      await platform.removeNode(
-        node,
-        { deleteData: false, left: { cluster: input.clusterId, epoch: ring.epoch, at: new Date().toISOString() } },
-        cancellationSignal(),
-      );
+      await platform.removeNode(node, {
+        deleteData: false,
+        left: { cluster: input.clusterId, epoch: ring.epoch, at: new Date().toISOString() },
+      });
     }
     return [`${above.join(', ')} had been added by hand and were no members: removed, their volumes kept`];
   }

@@ -1326,6 +1326,15 @@ export const guards: readonly Guard[] = [
       only: 'a worker of one cluster refuses what its task queue brings for another',
     },
   ]),
+  ...of('activities/pods.ts', 'test/activities/pods.unit.test.ts', [
+    {
+      name: 'a node that has left the ring goes, also where its operation is cancelled',
+      because: 'P4: a cancelled operation leaves no pod behind that nobody looks for',
+      find: 'platform.removeNode(node, removal);',
+      replace: 'platform.removeNode(node, removal, cancellationSignal());',
+      only: 'it goes all the same',
+    },
+  ]),
   ...of('activities/index.ts', 'test/steps/points.unit.test.ts', [
     {
       name: 'every activity of a worker comes by its fault points',
