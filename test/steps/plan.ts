@@ -14,7 +14,8 @@ export interface Step {
   readonly way: 'up' | 'down' | 'either';
   /** Where the operation is cancelled first, so that it comes by the point at all. */
   readonly cancelFirstAt?: FaultPoint;
-  readonly ends: Ending;
+  /** Of two where the end of the operation and the cancellation may come in either order. */
+  readonly ends: readonly Ending[];
 }
 
 /** Who comes by: an operation that scales; one that is cancelled; one that makes a ring (make-ring.long.e2e.test.ts); a verification. */
@@ -39,31 +40,40 @@ const OF_ACTIVITY: Readonly<Record<string, By>> = {
 
 const byOf = (point: FaultPoint): By => OF_ACTIVITY[point.slice(0, point.indexOf(':'))] ?? either;
 
-/** A cancellation that comes when all is done, or is too late to be taken, changes nothing any more. */
-const TOO_LATE: ReadonlySet<FaultPoint> = new Set<FaultPoint>([
+/** Where a cancellation is refused: all is done. */
+export const TOO_LATE: ReadonlySet<FaultPoint> = new Set<FaultPoint>([
   'unfreeze: before its effect',
   'unfreeze: moves aborted',
   'unfreeze: after its effect',
 ]);
+
+/** The last things that an operation does before it lets go: a cancellation there may find nothing left to cancel. */
+const LAST = ['verifyCluster: ', 'removeNode: '];
+
+function endingsOf(point: FaultPoint, act: Act, by: { readonly cancelFirstAt?: FaultPoint }): readonly Ending[] {
+  if (by.cancelFirstAt !== undefined) return ['cancelled'];
+  if (act === 'kill' || TOO_LATE.has(point)) return ['completed'];
+  return LAST.some((start) => point.startsWith(start)) ? ['completed', 'cancelled'] : ['cancelled'];
+}
 
 /** What an operation that scales can be made to meet. */
 export function stepsOf(act: Act): Step[] {
   return faultPoints.flatMap((point): Step[] => {
     const by = byOf(point);
     if (typeof by === 'string') return [];
-    const isCancelled = by.cancelFirstAt !== undefined || (act === 'cancel' && !TOO_LATE.has(point));
-    return [{ point, act, ...by, ends: isCancelled ? 'cancelled' : 'completed' }];
+    return [{ point, act, ...by, ends: endingsOf(point, act, by) }];
   });
 }
 
+/** Points that no operation that scales comes by. */
 export const pointsOf = (by: 'make ring' | 'verification'): FaultPoint[] =>
   faultPoints.filter((point) => byOf(point) === by);
 
 /** Inside these an activity beats, and so hears of a cancellation. Elsewhere it ends as if nobody had cancelled, and its workflow goes no further. */
 const HEARS = ['removeNode: ', 'preCopy: ', 'cutOver: '];
 const AROUND = [': before its effect', ': after its effect'];
-/** From here on the hand-over is under way: it wins or loses in the ring's log, and nothing is asked any more. */
-const COMMITTED: ReadonlySet<FaultPoint> = new Set<FaultPoint>([
+/** Behind these it goes to its end, cancelled or not. */
+const NO_WAY_BACK: ReadonlySet<FaultPoint> = new Set<FaultPoint>([
   'removeNode: left the ring',
   'removeNode: backend gone',
 ]);
@@ -73,4 +83,4 @@ export const hearsCancel = ({ point, cancelFirstAt }: Step): boolean =>
   cancelFirstAt === undefined &&
   HEARS.some((start) => point.startsWith(start)) &&
   !AROUND.some((end) => point.endsWith(end)) &&
-  !COMMITTED.has(point);
+  !NO_WAY_BACK.has(point);
