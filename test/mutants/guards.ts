@@ -1279,7 +1279,7 @@ export const guards: readonly Guard[] = [
     {
       name: 'the database of a node is looked into once more before it goes',
       because: 'P5: the last look',
-      find: '...(left ? { lastLook: (database) => deps.assertNothingPending(node, database) } : {}),',
+      find: '...(left ? { lastLook } : {}),',
       replace: '',
       tests: HELD_HERE,
       only: 'the platform is given a last look into the database of a member that leaves',
@@ -1295,8 +1295,8 @@ export const guards: readonly Guard[] = [
     {
       name: 'strangers above go with their data kept',
       because: 'P5: nobody has looked into them',
-      find: '{ deleteData: false, left: { cluster: input.clusterId',
-      replace: '{ deleteData: true, left: { cluster: input.clusterId',
+      find: 'deleteData: false,',
+      replace: 'deleteData: true,',
       only: 'nodes that somebody added by hand above the one that leaves are removed first',
     },
     {

@@ -44,7 +44,10 @@ test('killed or stopped at each of its points, a verification ends, and the next
       const before = cluster.stack.worker.restarts;
       await steps.kill(killed);
       const told = await ended(cluster);
-      expect(told, `killed at ${point}`).toMatchObject({ state: 'completed', counts: { missing: 0, different: 0 } });
+      expect(told, `killed at ${point}`).toMatchObject({
+        state: 'completed',
+        counts: { missing: 0, differs: 0, 'changed places': 0 },
+      });
       expect(told.verdict, `killed at ${point}`).not.toBe('differs');
       await until(() => cluster.stack.worker.restarts > before, { deadlineMs: 30_000, what: 'a worker comes back' });
 
