@@ -6,10 +6,16 @@ import { openStops } from './stops.ts';
 /** Light: what is tested is the order of things, and two cores run all of it. */
 const RATE = 60;
 
-export async function withSteps(run: (steps: StepRun) => Promise<void>): Promise<void> {
+/** Of so few partitions each operation makes two or three moves of one partition: enough for a move to come after the one that was hit. */
+const PARTITIONS = 8;
+
+export async function withSteps(
+  run: (steps: StepRun) => Promise<void>,
+  { partitions = PARTITIONS }: { readonly partitions?: number } = {},
+): Promise<void> {
   const stops = await openStops();
   try {
-    await withCluster({ nodes: 2, faultPointsUrl: stops.url, rate: RATE }, (cluster) =>
+    await withCluster({ nodes: 2, partitions, faultPointsUrl: stops.url, rate: RATE }, (cluster) =>
       run(new StepRun(cluster, stops)),
     );
   } finally {
