@@ -9,8 +9,9 @@ import type { checkDelivery, Fault } from '../../dev/checker/checker.ts';
 import { wellAgain } from '../../dev/cluster.ts';
 import { startOperation, steerOperation, watchOperation } from '../../dev/demo/operations.ts';
 import type { PartBlow, PartKind } from '../../dev/faults/parts.ts';
-import { codeOf } from '../../kit/errors.ts';
+import { codeOf, describeError } from '../../kit/errors.ts';
 import { now } from '../../kit/log.ts';
+import { partitionsOf } from '../../ring/ring.ts';
 import type { OperationProgress } from '../../workflows/messages.ts';
 import type { TestCluster } from '../e2e/cluster.ts';
 import { until } from '../support/wait.ts';
@@ -50,6 +51,7 @@ export class StepRun {
   async all(steps: readonly Step[]): Promise<void> {
     const rest = [...steps];
     while (rest.length > 0) {
+      if (await this.#isHalfway()) await this.operation('down, nothing happens', async () => undefined);
       const way = (await this.#size()) === SMALL ? 'up' : 'down';
       const isFor = (wanted: Step['way']) => rest.findIndex((step) => step.way === wanted);
       const next = isFor(way) >= 0 ? isFor(way) : isFor('either');
@@ -62,16 +64,16 @@ export class StepRun {
     const { act, point, cancelFirstAt, ends } = step;
     const { worker } = this.cluster.stack;
     const restarts = worker.restarts;
-    const ended = await this.operation(`${act} at ${point}`, async (operationId) => {
+    const ended = await this.operation(`${act} at ${point}`, async (operationId, ending) => {
       const cancel = () => this.#cancel(operationId, step);
       if (cancelFirstAt) {
-        const first = await this.comesBy(cancelFirstAt);
-        const second = this.comesBy(point);
+        const first = await this.comesBy(cancelFirstAt, ending);
+        const second = this.comesBy(point, ending);
         await cancel();
         first.go('on');
         return this.#act(await second, step, cancel);
       }
-      await this.#act(await this.comesBy(point), step, cancel);
+      await this.#act(await this.comesBy(point, ending), step, cancel);
     });
     expect(ends, `${act} at ${point}: how the operation ended`).toContain(ended.state);
     await until(() => worker.pid !== undefined, { deadlineMs: 30_000, what: 'the worker is started again' });
@@ -79,7 +81,10 @@ export class StepRun {
   }
 
   /** One operation, with `during` while it runs; returns how it ended. Throws where something is left over. */
-  async operation(name: string, during: (operationId: string) => Promise<void>): Promise<OperationProgress> {
+  async operation(
+    name: string,
+    during: (operationId: string, ending: Promise<OperationProgress>) => Promise<void>,
+  ): Promise<OperationProgress> {
     const { stack } = this.cluster;
     const { signal } = this.#stopping;
     const window: Window = { name, from: now(), to: Number.POSITIVE_INFINITY };
@@ -88,8 +93,10 @@ export class StepRun {
       const target = (await this.#size()) === SMALL ? LARGE : SMALL;
       const id = await startOperation(stack.api, stack.clusterId, target, { reason: name, signal });
       if (id === null) throw new Error(`there was nothing to do on the way to ${target} nodes`);
-      await during(id);
-      const ended = await watchOperation(stack.api, stack.clusterId, id, { signal, onProgress: () => undefined });
+      const ending = watchOperation(stack.api, stack.clusterId, id, { signal, onProgress: () => undefined });
+      ending.catch(() => undefined); // awaited below
+      await during(id, ending);
+      const ended = await ending;
       const left = await this.cluster.leftovers();
       if (left.length > 0) throw new Error(`left over: ${left.join('; ')}`);
       return ended;
@@ -105,8 +112,8 @@ export class StepRun {
   async hit(point: FaultPoint, { kind, side, blow }: Victim): Promise<void> {
     const name = `${blow} of ${side ? `the ${side === 'from' ? 'source' : 'target'}'s ${kind}` : kind} at ${point}`;
     const { stack } = this.cluster;
-    const ended = await this.operation(name, async () => {
-      const stopped = await this.comesBy(point);
+    const ended = await this.operation(name, async (_id, ending) => {
+      const stopped = await this.comesBy(point, ending);
       // The move that was claimed last is the one at work: moves at one node take turns.
       const atWork = (await this.cluster.ring()).moves.toSorted((a, b) => b.token - a.token)[0]!;
       const node = side && atWork[side];
@@ -136,17 +143,29 @@ export class StepRun {
     await stopped.gone;
   }
 
-  /** Waits for a worker at `point`; it stays there. */
-  async comesBy(point: FaultPoint): Promise<Stopped> {
+  /** Waits for a worker at `point`; it stays there. Throws where `ending` comes first: then nobody will. */
+  async comesBy(point: FaultPoint, ending?: Promise<OperationProgress>): Promise<Stopped> {
+    const stopping = this.#stops.stopAt(point);
     let stopped: Stopped | undefined;
-    void this.#stops.stopAt(point).then((at) => {
+    let ended: string | undefined;
+    void stopping.then((at) => {
       stopped = at;
     });
-    return until(() => stopped, {
+    void ending?.then(
+      ({ state }) => {
+        ended = `it ended as ${state}`;
+      },
+      (error: unknown) => {
+        ended = describeError(error);
+      },
+    );
+    await until(() => stopped !== undefined || ended !== undefined, {
       deadlineMs: COMES_BY_WITHIN_MS,
       what: `a worker comes by ${point}`,
       everyMs: 5,
     });
+    if (!stopped) throw new Error(`no worker came by ${point}: ${ended}`);
+    return stopped;
   }
 
   async #act(stopped: Stopped, step: Step, cancel: () => Promise<void>): Promise<void> {
@@ -166,6 +185,13 @@ export class StepRun {
     expect(refusedBy, `what the request to cancel at ${point} is refused by`).toBe(
       isTooLate ? 'OPERATION_ENDING' : null,
     );
+  }
+
+  /** A cancelled operation may have left a node that owns next to nothing: the next would be over before it comes by anything. */
+  async #isHalfway(): Promise<boolean> {
+    const ring = await this.cluster.ring();
+    const fewest = Math.min(...ring.nodes.map(({ node }) => partitionsOf(ring, node).length));
+    return ring.nodes.length === LARGE && fewest < Math.floor(ring.partitionCount / LARGE);
   }
 
   async #size(): Promise<number> {
