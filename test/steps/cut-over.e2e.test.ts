@@ -1,7 +1,7 @@
 /**
  * Goal: a worker that is killed anywhere in a cut-over costs no event and no order, and no client sees it; a cancellation in the middle of one is a clean end.
  * Method: a real cluster under traffic grows and shrinks; each operation's worker is stopped at another fault point, and killed (SIGKILL) or cancelled there.
- * These are the points behind which the cluster is in another state than before; all others, of all activities, are in the long suites beside this.
+ * These are points behind which the cluster is in another state than before; all others, of all activities, are in the long suites beside this.
  */
 import { test } from 'vitest';
 import type { FaultPoint } from '../../activities/fault-points.ts';
@@ -11,7 +11,6 @@ import { withSteps } from './support.ts';
 
 const KILLED_AT: readonly FaultPoint[] = [
   'cutOver: quiesced',
-  'cutOver: delta copied',
   'cutOver: fenced',
   'cutOver: last rows copied',
   'cutOver: about to hand over',
