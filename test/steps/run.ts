@@ -139,7 +139,9 @@ export class StepRun {
 
   /** SIGKILL of the worker that stands there. */
   async kill(stopped: Stopped): Promise<void> {
-    this.cluster.stack.worker.kill('SIGKILL');
+    const { worker } = this.cluster.stack;
+    expect(stopped.pid, 'the worker that stands there is the one that is killed').toBe(worker.pid);
+    worker.kill('SIGKILL');
     await stopped.gone;
   }
 
@@ -198,7 +200,7 @@ export class StepRun {
     return (await this.cluster.ring()).nodes.length;
   }
 
-  /** Valid; without `faults` of nodes also flawless: no client saw anything of it. */
+  /** Throws where the verdict is not valid, and names the steps that it may have come from. */
   async judge(): Promise<ReturnType<typeof checkDelivery>> {
     const judged = await this.cluster.judge(this.faults);
     if (judged.verdict !== 'valid') throw new Error(this.#tell(judged));
