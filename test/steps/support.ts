@@ -11,11 +11,11 @@ const PARTITIONS = 8;
 
 export async function withSteps(
   run: (steps: StepRun) => Promise<void>,
-  { partitions = PARTITIONS }: { readonly partitions?: number } = {},
+  { partitions = PARTITIONS, ...more }: { readonly partitions?: number; readonly destinationMs?: number } = {},
 ): Promise<void> {
   const stops = await openStops();
   try {
-    await withCluster({ nodes: 2, partitions, faultPointsUrl: stops.url, rate: RATE }, (cluster) =>
+    await withCluster({ nodes: 2, partitions, faultPointsUrl: stops.url, rate: RATE, ...more }, (cluster) =>
       run(new StepRun(cluster, stops)),
     );
   } finally {

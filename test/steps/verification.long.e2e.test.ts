@@ -23,6 +23,9 @@ async function ask<T>({ stack }: TestCluster, method: 'GET' | 'POST', what: stri
   return JSON.parse(said) as T;
 }
 
+/** So slow that jobs wait at any moment, and a move has something to take along that can be compared. */
+const DESTINATION_MS = 250;
+
 /** The last word of the verification that is under way. */
 async function ended(cluster: TestCluster): Promise<VerificationAnswer> {
   return until(
@@ -35,33 +38,36 @@ async function ended(cluster: TestCluster): Promise<VerificationAnswer> {
 }
 
 test('killed or stopped at each of its points, a verification ends, and the next one verifies all', () =>
-  withSteps(async (steps) => {
-    const { cluster } = steps;
-    const moved = await steps.operation('something moves', async () => undefined);
-    expect(moved.jobsMoved).toBeGreaterThan(0);
-    for (const point of pointsOf('verification')) {
-      const killed = await startedAt(point);
-      const before = cluster.stack.worker.restarts;
-      await steps.kill(killed);
-      const told = await ended(cluster);
-      expect(told, `killed at ${point}`).toMatchObject({
-        state: 'completed',
-        counts: { missing: 0, differs: 0, 'changed places': 0 },
-      });
-      expect(told.verdict, `killed at ${point}`).not.toBe('differs');
-      await until(() => cluster.stack.worker.restarts > before, { deadlineMs: 30_000, what: 'a worker comes back' });
+  withSteps(
+    async (steps) => {
+      const { cluster } = steps;
+      const moved = await steps.operation('something moves', async () => undefined);
+      expect(moved.jobsMoved).toBeGreaterThan(0);
+      for (const point of pointsOf('verification')) {
+        const killed = await startedAt(point);
+        const before = cluster.stack.worker.restarts;
+        await steps.kill(killed);
+        const told = await ended(cluster);
+        expect(told, `killed at ${point}`).toMatchObject({
+          state: 'completed',
+          counts: { missing: 0, differs: 0, 'changed places': 0 },
+        });
+        expect(told.verdict, `killed at ${point}`).not.toBe('differs');
+        await until(() => cluster.stack.worker.restarts > before, { deadlineMs: 30_000, what: 'a worker comes back' });
 
-      const stopped = await startedAt(point);
-      await ask(cluster, 'POST', '/stop', { reason: point });
-      stopped.go('on');
-      expect(['stopped', 'completed'], `stopped at ${point}`).toContain((await ended(cluster)).state);
-    }
-    expect(await cluster.leftovers()).toEqual([]);
-    expectFlawless(await steps.judge());
+        const stopped = await startedAt(point);
+        await ask(cluster, 'POST', '/stop', { reason: point });
+        stopped.go('on');
+        expect(['stopped', 'completed'], `stopped at ${point}`).toContain((await ended(cluster)).state);
+      }
+      expect(await cluster.leftovers()).toEqual([]);
+      expectFlawless(await steps.judge());
 
-    async function startedAt(point: ReturnType<typeof pointsOf>[number]) {
-      const stopping = steps.comesBy(point);
-      await ask(cluster, 'POST', '', { full: true, reason: `to ${point}` });
-      return stopping;
-    }
-  }));
+      async function startedAt(point: ReturnType<typeof pointsOf>[number]) {
+        const stopping = steps.comesBy(point);
+        await ask(cluster, 'POST', '', { full: true, reason: `to ${point}` });
+        return stopping;
+      }
+    },
+    { destinationMs: DESTINATION_MS },
+  ));
