@@ -41,6 +41,8 @@ export interface StackOptions {
   readonly routerPort?: number;
   /** For tests: lets `kill` of a node through. */
   readonly faults?: boolean;
+  /** For tests: more environment of the worker, asked at each of its starts. */
+  readonly workerEnv?: () => Readonly<Record<string, string>>;
   /** Hears of each step, in a few words. */
   readonly onStep?: (step: string) => void;
 }
@@ -118,14 +120,15 @@ export async function startStack(options: StackOptions): Promise<Stack> {
       entry: 'workers/main.ts',
       logFile: path.join(logs, 'worker.log'),
       killAfterMs: 20_000,
-      env: {
+      env: () => ({
         ...temporalEnv,
         ...ringEnv,
         RINGMASTER_PLATFORM: 'local',
         RINGMASTER_AGENT_URL: agent.url,
         RINGMASTER_AGENT_TOKEN: secrets.agentToken,
         RINGMASTER_DATA_FOLDER: dataFolder,
-      },
+        ...options.workerEnv?.(),
+      }),
       isReady: async () =>
         (await readFile(path.join(logs, 'worker.log'), 'utf8').catch(() => '')).includes('worker running'),
     });

@@ -30,7 +30,7 @@ export interface TestCluster {
 }
 
 export async function withCluster(
-  options: Pick<StackOptions, 'nodes' | 'partitions'> & {
+  options: Pick<StackOptions, 'nodes' | 'partitions' | 'workerEnv'> & {
     readonly rate?: number;
     readonly destinationMs?: number;
     readonly seed?: number;
@@ -50,6 +50,7 @@ export async function withCluster(
       destinationUrl: `${sink.url}/events`,
       nodes: options.nodes ?? 2,
       partitions: options.partitions ?? 16,
+      ...(options.workerEnv ? { workerEnv: options.workerEnv } : {}),
       faults: true,
     });
     traffic = startTraffic({
