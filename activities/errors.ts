@@ -13,9 +13,11 @@ const PERMANENT: ReadonlySet<string> = new Set([
   'RING_STORE_NOT_MIGRATED',
   'RING_STORE_BEHIND',
   'RING_LOG_BROKEN',
+  'RING_TOO_NEW',
   // nodes and their databases
   'NODE_BLOCKED',
   'NODE_ABSENT',
+  'NODE_DATABASE_OLDER',
   'NODE_DISK_FULL',
   'NODE_HAS_JOBS',
   'NODE_OTHER_DATABASE',

@@ -9,9 +9,11 @@ import type { ActivityDeps } from './deps.ts';
 import { refusingByType } from './errors.ts';
 import { faultPoint } from './fault-points.ts';
 import { moveHistory, moveIdOf, movePrefix, summarizeRing } from './log-views.ts';
+import { assertNobodyHasSeenMore } from './store-behind.ts';
 import type { AbortAnswer, Asking, FreezeInput, Frozen, RingActivities, StartedMove, StartMoveInput } from './types.ts';
 
-export type RingDeps = Pick<ActivityDeps, 'ringStore' | 'holders' | 'actor' | 'log'>;
+export type RingDeps = Pick<ActivityDeps, 'ringStore' | 'holders' | 'actor' | 'log'> &
+  Partial<Pick<ActivityDeps, 'controlOf'>>;
 
 export function createRingActivities(deps: RingDeps): RingActivities {
   const { ringStore, log } = deps;
@@ -41,6 +43,7 @@ export function createRingActivities(deps: RingDeps): RingActivities {
 
   async function freeze({ clusterId, operationId, reason, by }: FreezeInput): Promise<Frozen> {
     const asking = { clusterId, operationId, reason };
+    if (deps.controlOf) await assertNobodyHasSeenMore(ringStore, clusterId, deps.controlOf);
     const before = (await readRing(ringStore, clusterId)).freeze;
     const ended = before && !isSame(before, by) ? await deps.holders.endOf(before) : null;
     // Conditional on the very freeze whose run was looked at: one that is newer by now is left alone (RING_BUSY).

@@ -16,6 +16,7 @@ export function clusterAnswer(
     operation,
     temporal,
     ringTrouble: trouble?.message ?? null,
+    ...(ring.notUnderstood.length > 0 ? { notUnderstood: ring.notUnderstood } : {}),
   };
 }
 

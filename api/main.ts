@@ -9,6 +9,7 @@ import { createLog } from '../kit/log.ts';
 import { endWithParent, onStopSignal } from '../kit/parent.ts';
 import { onceUp } from '../kit/starting.ts';
 import { createPostgresRingStore, migrateRingStore } from '../ringstore/postgres.ts';
+import { createRingRepairs } from '../ringstore/repair.ts';
 import { createApi } from './server.ts';
 
 const port = 'must be a port, or 0 for any free one';
@@ -39,7 +40,8 @@ async function main(): Promise<void> {
   const temporal = lazyTemporalClient(temporalConfig);
   const operations = createOperationsClient({ temporal: temporal.client, taskQueue: config.RINGMASTER_TASK_QUEUE });
   const verifications = createVerificationsClient(temporal.client, config.RINGMASTER_TASK_QUEUE);
-  const api = createApi({ store, operations, verifications, token: config.RINGMASTER_API_TOKEN, log });
+  const repairs = createRingRepairs(config.RINGMASTER_RINGSTORE_URL);
+  const api = createApi({ store, operations, verifications, repairs, token: config.RINGMASTER_API_TOKEN, log });
 
   const stop = async (): Promise<void> => {
     await api.close();

@@ -31,6 +31,13 @@ export const limitsBody = z.strictObject({
   reason: words(500).optional(),
   actor: words(100).optional(),
 });
+export const repairBody = z.strictObject({
+  hash: z.string().regex(/^[0-9a-f]{64}$/, 'must be the hash that the repair was shown with'),
+  setAside: z.boolean('must be true or false').optional(),
+  without: z.array(words(40)).max(TARGET_NODES_MAX).optional(),
+  reason: words(500).optional(),
+  actor: words(100).optional(),
+});
 export const verifyBody = z.strictObject({
   full: z.boolean('must be true or false').optional(),
   operation: z

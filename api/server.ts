@@ -5,6 +5,7 @@ import type { OperationsClient } from '../client/operations.ts';
 import type { VerificationsClient } from '../client/verifications.ts';
 import { CodedError } from '../kit/errors.ts';
 import type { Logger } from '../kit/log.ts';
+import type { RingRepairs } from '../ringstore/repair.ts';
 import type { RingStore } from '../ringstore/ringstore.ts';
 import { tokenGuard } from './auth.ts';
 import { sendError } from './errors.ts';
@@ -12,6 +13,7 @@ import { Rings } from './rings.ts';
 import { clusterRoutes, healthRoute } from './routes-clusters.ts';
 import { limitRoutes } from './routes-limits.ts';
 import { operationRoutes } from './routes-operations.ts';
+import { repairRoutes } from './routes-repair.ts';
 import { verifyRoutes } from './routes-verify.ts';
 
 /** The largest body that makes sense is a reason of 500 characters. */
@@ -22,6 +24,8 @@ export interface ApiOptions {
   readonly store: RingStore;
   readonly operations: OperationsClient;
   readonly verifications: VerificationsClient;
+  /** Without it there is no repair: a ring store in memory has none. */
+  readonly repairs?: RingRepairs;
   /** What every request but `/v1/health` must carry. */
   readonly token: string;
   readonly log: Logger;
@@ -31,7 +35,8 @@ export interface ApiOptions {
  * Reads of rings and logs go on without Temporal, and of rings also without the ring store (as last known). What changes something needs both.
  * `close()` ends it, with requests that wait for the log.
  */
-export function createApi({ store, operations, verifications, token, log }: ApiOptions): FastifyInstance {
+export function createApi(options: ApiOptions): FastifyInstance {
+  const { store, operations, verifications, repairs, token, log } = options;
   const api = Fastify({
     loggerInstance: log as FastifyBaseLogger,
     logController: new LogController({ disableRequestLogging: true }), // one line per change of state, which the routes write
@@ -59,6 +64,7 @@ export function createApi({ store, operations, verifications, token, log }: ApiO
   limitRoutes(api, rings);
   operationRoutes(api, rings, operations);
   verifyRoutes(api, rings, verifications);
+  if (repairs) repairRoutes(api, repairs);
   // Before the server waits for its requests: those that wait for the log get their answer now.
   api.addHook('preClose', () => rings.close());
   return api;

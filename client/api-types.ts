@@ -51,6 +51,8 @@ export interface ClusterAnswer {
   readonly temporal: 'ok' | 'unreachable';
   /** Why the ring may be old (the ring store is gone, RING_STORE_BEHIND); null when it is well. */
   readonly ringTrouble: string | null;
+  /** Types of events in the log that this API does not know: nothing is changed before it is upgraded (RING_TOO_NEW). Absent where there are none. */
+  readonly notUnderstood?: readonly string[];
 }
 
 /** A ring as it is, or as it was at a version. */
@@ -115,6 +117,47 @@ export interface LimitsAnswer {
 
 /** What is left out stays as it is. */
 export interface LimitsRequest extends LimitsChange {
+  readonly reason?: string;
+  readonly actor?: string;
+}
+
+type ShownEvent = Pick<RecordedEvent, 'version' | 'event' | 'actor' | 'at'>;
+/** What nodes and routers have seen of the log, and what a repair of the ring store would do, or has done. */
+export interface RepairAnswer {
+  readonly clusterId: string;
+  /** Where the log in the ring store ends. */
+  readonly store: { readonly version: number; readonly hash: string };
+  readonly copies: readonly {
+    /** A node, or `router@host/pid`. */
+    readonly source: string;
+    readonly version: number;
+    readonly hash: string;
+    /** The last version at which it and the store have the same event; null: it no longer knows so far back. */
+    readonly agreesTo: number | null;
+  }[];
+  /** Members that have not answered. */
+  readonly missing: readonly NodeId[];
+  /** Routers that follow what would be set aside: they must be started again, without their ring file. */
+  readonly astray: readonly string[];
+  /** Null: the store has all that anybody has seen. */
+  readonly repair: {
+    readonly source: string;
+    /** The last event of the store that stays. */
+    readonly keepTo: number;
+    readonly append: readonly ShownEvent[];
+    readonly setAside: readonly ShownEvent[];
+    /** Of the log's last event after it. */
+    readonly hash: string;
+  } | null;
+  readonly repaired: boolean;
+}
+export interface RepairRequest {
+  /** `repair.hash` of the answer that was approved: with another one by now nothing is done (RING_COPIES_CHANGED). */
+  readonly hash: string;
+  /** Events of the store that no copy has are taken out of the log and kept beside it. Else they refuse the repair (RING_STORE_FORKED). */
+  readonly setAside?: boolean;
+  /** Members that will never answer. Else they refuse the repair (RING_COPY_MISSING). */
+  readonly without?: readonly NodeId[];
   readonly reason?: string;
   readonly actor?: string;
 }

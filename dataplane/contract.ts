@@ -52,6 +52,10 @@ export interface NodeStatus {
   readonly partitions: Readonly<Record<PartitionState, number>>;
   /** Pending jobs without a partition, written before the ring existed, as the node found or left them at its start. Absent where there are none. */
   readonly unadopted?: number;
+  /** RING_STORE_BEHIND, in words: the ring store lacks what this node has seen; it serves on and refuses every command. Absent where it is well. */
+  readonly ringTrouble?: string;
+  /** Types of events in the log that this node does not know: it serves on as it is and refuses every command (RING_TOO_NEW). Absent where there are none. */
+  readonly notUnderstood?: readonly string[];
   /** Absent where a node does not measure it (version N−1, other kinds of nodes). */
   readonly load?: NodeLoad;
 }

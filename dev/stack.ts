@@ -49,6 +49,8 @@ export interface StackOptions {
   readonly faultPointsUrl?: string;
   /** For tests: no ring is made and no node started, an operation does that. Routers are ready once it has. */
   readonly withoutRing?: boolean;
+  /** For tests: more environment of the worker, asked at each of its starts. */
+  readonly workerEnv?: () => Readonly<Record<string, string>>;
   /** Hears of each step, in a few words. */
   readonly onStep?: (step: string) => void;
 }
@@ -133,22 +135,24 @@ export async function startStack(options: StackOptions): Promise<Stack> {
     say('starting API, worker and router');
     const temporalEnv = { TEMPORAL_ADDRESS: temporal.address, TEMPORAL_NAMESPACE: temporal.namespace };
     const ringEnv = { RINGMASTER_RINGSTORE_URL: ringStoreServer.url };
+    const ringStoreForWorker = await ringStoreFrom('worker');
     const temporalForWorker = new URL(await through('worker → Temporal', `tcp://${temporal.address}`)).host;
     const worker = supervise({
       name: 'worker',
       entry: 'workers/main.ts',
       logFile: path.join(logs, 'worker.log'),
       killAfterMs: 20_000,
-      env: {
+      env: () => ({
         ...temporalEnv,
         TEMPORAL_ADDRESS: temporalForWorker,
-        RINGMASTER_RINGSTORE_URL: await ringStoreFrom('worker'),
+        RINGMASTER_RINGSTORE_URL: ringStoreForWorker,
         RINGMASTER_PLATFORM: 'local',
         RINGMASTER_AGENT_URL: agentUrl,
         RINGMASTER_AGENT_TOKEN: secrets.agentToken,
         RINGMASTER_DATA_FOLDER: dataFolder,
         ...(options.faultPointsUrl ? { RINGMASTER_FAULT_POINTS: options.faultPointsUrl } : {}),
-      },
+        ...options.workerEnv?.(),
+      }),
       isReady: async () =>
         (await readFile(path.join(logs, 'worker.log'), 'utf8').catch(() => '')).includes('worker running'),
     });

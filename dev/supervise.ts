@@ -17,7 +17,8 @@ export interface SupervisedSpec {
   readonly name: string;
   /** Entry file, from the project's folder. */
   readonly entry: string;
-  readonly env: Readonly<Record<string, string>>;
+  /** A function is asked at each start. */
+  readonly env: Readonly<Record<string, string>> | (() => Readonly<Record<string, string>>);
   readonly logFile: string;
   /** How long it may take to end after SIGTERM. */
   readonly killAfterMs?: number;
@@ -52,7 +53,11 @@ export function supervise(spec: SupervisedSpec): Supervised {
         command: process.execPath,
         args: ['--disable-warning=ExperimentalWarning', path.join(PROJECT, spec.entry)],
         // Nothing is inherited but what finds programs and the home: no secret reaches a child by accident.
-        env: { PATH: process.env['PATH'], HOME: process.env['HOME'], ...spec.env },
+        env: {
+          PATH: process.env['PATH'],
+          HOME: process.env['HOME'],
+          ...(typeof spec.env === 'function' ? spec.env() : spec.env),
+        },
         cwd: PROJECT,
         logFile: spec.logFile,
         endSignal: 'SIGTERM',

@@ -37,8 +37,12 @@ import { type Logger, now } from '../kit/log.ts';
 import type { MoveId, RecordedEvent } from '../ring/events.ts';
 import { formatPartitions, type PartitionIndex } from '../ring/partition.ts';
 import { fold, isMember, moveOf, noRing, type OpenMove, type Ring } from '../ring/ring.ts';
+import { assertChain } from '../ringstore/chain.ts';
+import { storeBehind } from '../ringstore/cursor.ts';
 import { decideAndAppend, type RingStore, readRing } from '../ringstore/ringstore.ts';
 import { DatasetList, isMissingTable } from './dataset-list.ts';
+import { RingLog, type Seen } from './ring-log.ts';
+import { WITNESS_EVERY_MS, Witness } from './witness.ts';
 import type { NodeSession, NodeTopology, NodeWork } from './work.ts';
 
 /** How long a command waits for this node to have folded its token. */
@@ -115,6 +119,15 @@ export class Steward implements NodeControl, NodeTopology {
   #serving = false;
   #turn: Promise<unknown> = Promise.resolve();
   #running: Promise<void> = Promise.resolve();
+  readonly #ringLog: RingLog;
+  /** The last event that this node knows to have folded, in this life or an earlier one. */
+  #seen: Seen | null = null;
+  #keeping: Promise<void> = Promise.resolve();
+  readonly #witness: Witness;
+  #testifying: Promise<void> = Promise.resolve();
+  #foldedHash = '';
+  /** RING_STORE_BEHIND while the ring store lacks what this node has seen. */
+  #storeTrouble: { code: string; message: string } | null = null;
 
   constructor(deps: StewardDeps) {
     this.#session = deps.session;
@@ -127,6 +140,8 @@ export class Steward implements NodeControl, NodeTopology {
     this.#adoptRows = deps.adoptRows ?? ADOPT_ROWS;
     this.#workspaceId = deps.workspaceId;
     this.#ring = noRing(deps.session.clusterId);
+    this.#witness = new Witness(deps.session, deps.ringStore);
+    this.#ringLog = new RingLog(deps.session.pool, deps.session.node, deps.session.clusterId);
   }
 
   ring(): Ring {
@@ -149,7 +164,8 @@ export class Steward implements NodeControl, NodeTopology {
     });
     const hasCaughtUp = await Promise.race([caughtUp.then(() => true), delay(START_WAIT_MS, false, { ref: false })]);
     // One that has the log and serves nothing is no member: it left, or has not joined yet.
-    if (!hasCaughtUp && !this.#blocked) await this.#inTurn(async () => this.#serveOwnRows());
+    if (!hasCaughtUp && !this.#blocked)
+      await this.#inTurn(async () => this.#serveOwnRows('the ring store does not answer'));
   }
 
   /** The log as it is now at once, then what comes. From a part of it nobody may conclude that a move is over. */
@@ -158,27 +174,124 @@ export class Steward implements NodeControl, NodeTopology {
     let events: RecordedEvent[] = [];
     for (;;) {
       try {
-        events = await this.#store.read(clusterId);
-        break;
+        if (await this.#isOlder()) {
+          onCaughtUp();
+          await this.#pause(RETRY_MS_MAX);
+          if (this.#stopping.signal.aborted) return;
+          continue;
+        }
+        const read = await this.#readLog();
+        if (read) {
+          events = read;
+          break;
+        }
+        await this.#pause(RETRY_MS_MAX);
+        if (this.#stopping.signal.aborted) return;
       } catch (error) {
         if (this.#stopping.signal.aborted) return;
         this.#log.warn({ error: describeError(error) }, 'ring store trouble');
         await delay(RETRY_MS_MAX, undefined, { ref: false, signal: this.#stopping.signal }).catch(() => undefined);
       }
     }
-    const take = (more: readonly RecordedEvent[]) => this.#inTurn(() => this.#persistently(() => this.#onEvents(more)));
+    const take = async (more: readonly RecordedEvent[]): Promise<void> => {
+      await this.#keeping; // at most one batch is folded and not kept
+      await this.#inTurn(() => this.#persistently(() => this.#onEvents(more)));
+      this.#keeping = this.#keep(more);
+    };
     if (events.length > 0) await take(events);
     onCaughtUp();
+    this.#testifying = this.#testify();
     const last = events.at(-1);
     const watcher = {
       onEvents: take,
-      onTrouble: (error: Error | null) =>
+      onTrouble: (error: Error | null) => {
+        if (error === null) this.#storeTrouble = null;
+        else if (error instanceof CodedError && error.code === 'RING_STORE_BEHIND') this.#storeTrouble = error;
         this.#log.warn(
           { trouble: error ? describeError(error) : null },
           error ? 'ring store trouble' : 'ring store well',
-        ),
+        );
+      },
+      copy: this.#ringLog,
     };
     await this.#store.watch(clusterId, last?.version ?? 0, watcher, this.#stopping.signal, last?.hash ?? null);
+  }
+
+  /**
+   * The log as the ring store has it; where that lacks what this node has seen, this node's own copy, which it goes on with. Null: the copy is not whole either
+   * (the process was killed between folding and keeping), or not enough, so nothing is concluded before the store has it again.
+   */
+  async #readLog(): Promise<RecordedEvent[] | null> {
+    const { clusterId } = this.#session;
+    const events = await this.#store.read(clusterId);
+    const seen = this.#seen;
+    const there = seen && events[seen.version - 1]?.hash;
+    if (!seen || there === seen.hash) {
+      this.#storeTrouble = null;
+      return events;
+    }
+    const trouble = storeBehind(clusterId, seen.version, there ? 'another event' : 'nothing');
+    this.#storeTrouble = trouble;
+    const own = await this.#ringLog.read(0, seen.version);
+    assertChain(own);
+    // Who may adopt jobs without a partition only the latest ring says.
+    const isWhole = own.at(-1)?.hash === seen.hash && this.#unadopted === 0;
+    this.#log.error(
+      { trouble: describeError(trouble) },
+      isWhole ? 'going on with the own copy of the log' : 'waiting for the ring store to be repaired',
+    );
+    return isWhole ? own : null;
+  }
+
+  /** A database from an older backup has lost what clients were told is stored, and may have open what was given away since: nothing of it is opened. */
+  async #isOlder(): Promise<boolean> {
+    const because = await this.#witness.olderBecause();
+    if (because === null) {
+      if (this.#blocked?.code === 'NODE_DATABASE_OLDER') this.#blocked = null;
+      return false;
+    }
+    const { node, databaseId } = this.#session;
+    const message = `the database ${databaseId} of ${node} is older than it was, as one from a backup: ${because}; give the node its own volume back`;
+    if (!this.#blocked) this.#log.fatal({ message }, 'NODE_DATABASE_OLDER');
+    this.#blocked = { code: 'NODE_DATABASE_OLDER', message };
+    this.#serving = false;
+    await this.#inTurn(() => this.#closeAll());
+    return true;
+  }
+
+  /** What the rows of a backup say is open must not take anything in either. Once the right ones are back, the log says what is owned. */
+  async #closeAll(): Promise<void> {
+    const closing = [...this.#rows].filter(([, { state }]) => state !== 'closed').map(([partition]) => partition);
+    if (closing.length === 0) return;
+    this.#work.stop(closing);
+    const version = this.#foldedVersion;
+    await this.#once(follow, [this.#session.instance, [], closing, [], version, this.#foldedHash]);
+    for (const partition of closing) this.#rows.set(partition, { state: 'closed', token: version, move: null });
+  }
+
+  /** Tells how far the database is, for as long as this process is the node. */
+  async #testify(): Promise<void> {
+    const { signal } = this.#stopping;
+    const stopped = new Promise<void>((resolve) => signal.addEventListener('abort', () => resolve(), { once: true }));
+    while (!signal.aborted) {
+      const telling = this.#witness.testify().catch((error: unknown) => {
+        if (!signal.aborted) this.#log.warn({ error: describeError(error) }, 'cannot tell how far the database is');
+      });
+      await Promise.race([telling, stopped]); // a ring store that hangs must not keep a node that ends
+      await this.#pause(WITNESS_EVERY_MS);
+    }
+  }
+
+  async #keep(events: readonly RecordedEvent[]): Promise<void> {
+    for (;;) {
+      try {
+        return await this.#ringLog.keep(events);
+      } catch (error) {
+        if (this.#stopping.signal.aborted) return;
+        this.#log.warn({ error: describeError(error) }, 'cannot keep a copy of the log yet');
+        await this.#pause(RETRY_MS_MAX);
+      }
+    }
   }
 
   async stop(): Promise<void> {
@@ -187,6 +300,7 @@ export class Steward implements NodeControl, NodeTopology {
     this.#deadMen.clear();
     await this.#running;
     await this.#turn.catch(() => undefined);
+    await Promise.all([this.#keeping, this.#testifying]);
     if (!this.#reserved.ending) await this.#reserved.end();
   }
 
@@ -205,6 +319,8 @@ export class Steward implements NodeControl, NodeTopology {
       partitions,
       batchesPutAway: this.#batchesPutAway,
       ...(this.#unadopted > 0 ? { unadopted: this.#unadopted } : {}),
+      ...(this.#storeTrouble ? { ringTrouble: describeError(this.#storeTrouble) } : {}),
+      ...(this.#ring.notUnderstood.length > 0 ? { notUnderstood: this.#ring.notUnderstood } : {}),
     };
   }
 
@@ -316,6 +432,10 @@ export class Steward implements NodeControl, NodeTopology {
       const node = (await client.query<Record<string, string>>(selectNode)).rows[0]!;
       this.#foldedVersion = Number(node['folded_version']);
       this.#settledVersion = Number(node['settled_version']);
+      this.#foldedHash = node['folded_hash']!;
+      const folded = { version: this.#foldedVersion, hash: this.#foldedHash };
+      const kept = await this.#ringLog.last();
+      this.#seen = kept && folded.version > kept.version && folded.hash !== '' ? folded : kept;
       const states = await client.query<{
         partition: number;
         state: PartitionState;
@@ -335,8 +455,8 @@ export class Steward implements NodeControl, NodeTopology {
     }
   }
 
-  /** The ring store does not answer: what the rows say was said by the log, and nothing was taken from this node without its fence. */
-  #serveOwnRows(): void {
+  /** The log cannot be followed: what the rows say was said by it, and nothing was taken from this node without its fence. */
+  #serveOwnRows(because: string): void {
     if (this.#serving || this.#rows.size === 0) return;
     if (this.#unadopted > 0) {
       // Their users' newer jobs must not be delivered before them, and whose they are only the ring says.
@@ -345,7 +465,7 @@ export class Steward implements NodeControl, NodeTopology {
     }
     this.#serving = true;
     this.#work.opened([...this.#rows].filter(([, row]) => row.state === 'open').map(([partition]) => partition));
-    this.#log.warn({ foldedVersion: this.#foldedVersion }, 'serving on own rows: the ring store does not answer');
+    this.#log.warn({ foldedVersion: this.#foldedVersion }, `serving on own rows: ${because}`);
   }
 
   async #onEvents(events: readonly RecordedEvent[]): Promise<void> {
@@ -370,18 +490,29 @@ export class Steward implements NodeControl, NodeTopology {
       ring = fold(ring, [recorded]);
     }
     const last = events.at(-1)!;
-    if (ring.notUnderstood.length === 0) await this.#reconcile(ring, last, gained);
-    else this.#log.warn({ types: ring.notUnderstood }, 'events of a newer version: serving on, changing nothing');
+    if (ring.notUnderstood.length > 0) {
+      this.#log.warn({ types: ring.notUnderstood }, 'events of a newer version: serving on, changing nothing');
+      // One that starts in the middle of an upgrade: what its rows say was said by a log that it understood.
+      if (!this.#isForeign(ring) && isMember(ring, this.#session.node))
+        this.#serveOwnRows('the log has events of a newer version');
+      this.#hasFolded(ring);
+      return; // an upgraded process folds all of it again
+    }
+    await this.#reconcile(ring, last, gained);
     for (const { move, partitions } of aborted) {
       await this.#alone([], (client) => dropImport(client, move));
       this.#unsettle(partitions.filter((partition) => this.#rows.get(partition)?.state === 'closed'));
     }
     // Last of all: what failed above is tried again with the same events, which follow the ring as it was.
+    this.#hasFolded(ring);
+    // Not awaited: it takes turns of its own, so that commands and hand-overs do not wait for it.
+    void this.#settle();
+  }
+
+  #hasFolded(ring: Ring): void {
     this.#ring = ring;
     for (const wake of this.#foldWaiters) wake();
     this.#foldWaiters.clear();
-    // Not awaited: it takes turns of its own, so that commands and hand-overs do not wait for it.
-    if (ring.notUnderstood.length === 0) void this.#settle();
   }
 
   /** Brings the rows to what the log says at `ring`, in one transaction with the version that they are derived from. */
@@ -534,6 +665,14 @@ export class Steward implements NodeControl, NodeTopology {
   /** The move as the ring has it, if this command's claim is its latest. */
   #commanded(command: MoveCommand): OpenMove {
     if (this.#blocked) refuse('NODE_BLOCKED', `${this.#blocked.code}: ${this.#blocked.message}`);
+    // A token of another history might be the same number.
+    if (this.#storeTrouble) refuse('RING_STORE_BEHIND', this.#storeTrouble.message);
+    const { notUnderstood } = this.#ring;
+    if (notUnderstood.length > 0)
+      refuse(
+        'RING_TOO_NEW',
+        `the log has events of a newer version (${notUnderstood.join(', ')}): upgrade ${this.#session.node} first`,
+      );
     const move = moveOf(this.#ring, command.move);
     if (!move) return refuse('MOVE_ABORTED', `${command.move} is not open at version ${this.#ring.version}`);
     if (move.state !== 'started')
@@ -609,6 +748,8 @@ export class Steward implements NodeControl, NodeTopology {
     const because = `${this.#session.node}: nobody ended the move within ${afterMs} ms`;
     while (this.#deadMen.has(move) && !this.#stopping.signal.aborted) {
       try {
+        // What it holds may not know the move at all, and nothing would have to be aborted then.
+        if (this.#storeTrouble) refuse('RING_STORE_BEHIND', this.#storeTrouble.message);
         await decideAndAppend(
           this.#store,
           this.#session.clusterId,

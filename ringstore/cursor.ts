@@ -43,16 +43,17 @@ export class LogCursor {
   #behindTheLastSeen(rows: readonly RecordedEvent[]): RecordedEvent[] {
     const [last, ...fresh] = rows;
     if (last?.version !== this.#version) {
-      throw this.#behind(`it holds nothing at version ${this.#version}, which was seen before`);
+      throw storeBehind(this.#clusterId, this.#version, 'nothing');
     }
     if (this.#hash !== null && last.hash !== this.#hash) {
-      throw this.#behind(`it holds another event at version ${this.#version} than was seen before`);
+      throw storeBehind(this.#clusterId, this.#version, 'another event');
     }
     return fresh;
   }
+}
 
-  #behind(what: string): CodedError {
-    const details = { clusterId: this.#clusterId, seenVersion: this.#version };
-    return new CodedError('RING_STORE_BEHIND', `log of ${this.#clusterId}: ${what}; not followed`, details);
-  }
+/** The store came back from an older backup, or is another one. */
+export function storeBehind(clusterId: string, seenVersion: number, holds: 'nothing' | 'another event'): CodedError {
+  const what = `it holds ${holds} at version ${seenVersion}, which was seen before`;
+  return new CodedError('RING_STORE_BEHIND', `log of ${clusterId}: ${what}; not followed`, { clusterId, seenVersion });
 }

@@ -1,7 +1,9 @@
 /** A connection that listens for appends to one cluster's log and reads it. One for each watch. */
 import pg from 'pg';
 import type { RecordedEvent } from '../ring/events.ts';
+import { ASK_CHANNEL, answerAsk, askOf } from './copies.ts';
 import { assertUsable } from './migrate.ts';
+import type { LogCopy } from './ringstore.ts';
 import { type EventRow, eventOf, SELECT_EVENTS } from './rows.ts';
 import type { LogConnection } from './watch.ts';
 
@@ -19,7 +21,7 @@ export async function openListener(
     // The driver's connect() never settles when the client is ended meanwhile, which is what a stop does: hence the race.
     await Promise.race([rejectOnAbort(signal), client.connect()]);
     await assertUsable(client);
-    await client.query('LISTEN ringmaster_ring');
+    await client.query(`LISTEN ringmaster_ring; LISTEN ${ASK_CHANNEL}`);
     return listener;
   } catch (error) {
     await listener.close();
@@ -40,6 +42,7 @@ class Listener implements LogConnection {
   readonly #signal: AbortSignal;
   /** Set by a notification that no read has begun after: kept, so that one that arrives while nobody waits is not missed. */
   #hinted = false;
+  #asked: string | null = null;
   #lost: Error | null = null;
   #wake: () => void = () => {};
 
@@ -47,8 +50,12 @@ class Listener implements LogConnection {
     this.#client = client;
     this.#clusterId = clusterId;
     this.#signal = signal;
-    client.on('notification', ({ payload }) => {
-      if (payload !== this.#clusterId) return;
+    client.on('notification', ({ channel, payload }) => {
+      if (channel === ASK_CHANNEL) {
+        const ask = askOf(payload, clusterId);
+        if (ask === null) return;
+        this.#asked = ask;
+      } else if (payload !== this.#clusterId) return;
       this.#hinted = true;
       this.#wake();
     });
@@ -77,6 +84,13 @@ class Listener implements LogConnection {
       this.#wake = () => {};
     }
     if (this.#lost && !this.#signal.aborted) throw this.#lost;
+  }
+
+  async answer(copy: LogCopy): Promise<void> {
+    const ask = this.#asked;
+    if (ask === null) return;
+    this.#asked = null;
+    await answerAsk(this.#client, this.#clusterId, ask, copy);
   }
 
   async close(): Promise<void> {

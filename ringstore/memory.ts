@@ -2,12 +2,14 @@
 import type { RecordedEvent, RingEvent } from '../ring/events.ts';
 import { chainEvents, GENESIS_HASH } from './chain.ts';
 import { LogCursor } from './cursor.ts';
-import { type Authorship, type RingStore, type RingWatcher, VersionConflict } from './ringstore.ts';
+import { type Authorship, type DatabaseMarks, type RingStore, type RingWatcher, VersionConflict } from './ringstore.ts';
 import { type LogConnection, watchLog } from './watch.ts';
 
 export interface MemoryRingStore extends RingStore {
   /** As if the store came back from a backup: forgets what is behind `version`. */
   forgetAfter(clusterId: string, version: number): void;
+  /** As if it was repaired: these are the whole log. */
+  restore(clusterId: string, log: readonly RecordedEvent[]): void;
   /** While not null, every call fails with it, and watches lose their connection. */
   fail(error: Error | null): void;
 }
@@ -18,6 +20,7 @@ export function createMemoryRingStore(): MemoryRingStore {
 
 class Memory implements MemoryRingStore {
   readonly #logs = new Map<string, RecordedEvent[]>();
+  readonly #marks = new Map<string, DatabaseMarks>();
   readonly #waiting = new Set<() => void>();
   readonly #closing = new AbortController();
   #failure: Error | null = null;
@@ -64,6 +67,17 @@ class Memory implements MemoryRingStore {
     await watchLog(async (stop) => this.#connect(clusterId, stop), cursor, watcher, either);
   }
 
+  async marksOf(clusterId: string, databaseId: string): Promise<DatabaseMarks | null> {
+    this.#throwIfFailing();
+    return this.#marks.get(`${clusterId}/${databaseId}`) ?? null;
+  }
+
+  async testify(clusterId: string, databaseId: string, _node: string, marks: DatabaseMarks): Promise<void> {
+    this.#throwIfFailing();
+    const key = `${clusterId}/${databaseId}`;
+    if (marks.instance >= (this.#marks.get(key)?.instance ?? 0)) this.#marks.set(key, structuredClone(marks));
+  }
+
   async close(): Promise<void> {
     this.#closing.abort();
     this.#wakeAll();
@@ -71,6 +85,11 @@ class Memory implements MemoryRingStore {
 
   forgetAfter(clusterId: string, version: number): void {
     this.#logs.set(clusterId, (this.#logs.get(clusterId) ?? []).slice(0, version));
+    this.#wakeAll();
+  }
+
+  restore(clusterId: string, log: readonly RecordedEvent[]): void {
+    this.#logs.set(clusterId, structuredClone([...log]));
     this.#wakeAll();
   }
 

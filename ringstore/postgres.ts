@@ -4,10 +4,10 @@ import { codeOf } from '../kit/errors.ts';
 import type { Logger } from '../kit/log.ts';
 import type { RecordedEvent, RingEvent } from '../ring/events.ts';
 import { canonicalJson, chainEvents, GENESIS_HASH } from './chain.ts';
-import { LogCursor } from './cursor.ts';
+import { LogCursor, storeBehind } from './cursor.ts';
 import { openListener } from './listener.ts';
 import { assertUsable } from './migrate.ts';
-import { type Authorship, type RingStore, type RingWatcher, VersionConflict } from './ringstore.ts';
+import { type Authorship, type DatabaseMarks, type RingStore, type RingWatcher, VersionConflict } from './ringstore.ts';
 import { type EventRow, eventOf, SELECT_EVENTS } from './rows.ts';
 import { watchLog } from './watch.ts';
 
@@ -21,6 +21,8 @@ const QUERY_TIMEOUT_MS = 5_000;
 /** The server's, a little sooner, so that what we gave up on does not go on there. */
 const STATEMENT_TIMEOUT_MS = 4_500;
 const UNIQUE_VIOLATION = '23505';
+/** A store that the API of version N has not migrated yet: nodes of N do without what it lacks. */
+const MISSING_TABLE = '42P01';
 
 /**
  * The event at the expected version, which the new ones are chained to, and the store's clock. Not in the transaction of the append: the row never changes,
@@ -28,7 +30,15 @@ const UNIQUE_VIOLATION = '23505';
  */
 const READ_PLACE = `
   SELECT (SELECT hash FROM ringmaster_ring.events WHERE cluster_id = $1 AND version = $2) AS hash,
+         (SELECT hash FROM ringmaster_ring.events WHERE cluster_id = $1 AND version = $3) AS seen,
          date_trunc('milliseconds', clock_timestamp()) AS at`;
+const IS_SET_ASIDE = `
+  SELECT EXISTS (SELECT FROM ringmaster_ring.set_aside WHERE cluster_id = $1 AND version = $2 AND hash = $3) AS aside`;
+const TESTIFY = `
+  INSERT INTO ringmaster_ring.node_marks AS m (cluster_id, database_id, node, instance, marks) VALUES ($1, $2, $3, $4, $5)
+  ON CONFLICT (cluster_id, database_id) DO UPDATE
+  SET node = excluded.node, instance = excluded.instance, marks = excluded.marks, at = now() WHERE m.instance <= excluded.instance`;
+const HASH_AT = 'SELECT hash FROM ringmaster_ring.events WHERE cluster_id = $1 AND version = $2';
 
 /**
  * One statement, so all of it or nothing, and its own transaction. The primary key refuses a version that is taken; the EXISTS refuses a gap.
@@ -71,12 +81,44 @@ export function createPostgresRingStore(options: PostgresRingStoreOptions): Ring
   return new PostgresRingStore(config, pool);
 }
 
+/**
+ * The newest event of each log that this process has seen. A store that has come back from an older backup is neither read nor written by who knows better: a
+ * decision on what it holds would fork the log. Memory only: a new process learns it from nodes and routers, which keep what they have seen (`ring repair`).
+ */
+class SeenLogs {
+  readonly #seen = new Map<string, Pick<RecordedEvent, 'version' | 'hash'>>();
+
+  of(clusterId: string): Pick<RecordedEvent, 'version' | 'hash'> | undefined {
+    return this.#seen.get(clusterId);
+  }
+
+  add(event: RecordedEvent | undefined): void {
+    if (!event || event.version <= (this.#seen.get(event.clusterId)?.version ?? 0)) return;
+    this.#seen.set(event.clusterId, { version: event.version, hash: event.hash });
+  }
+
+  /** `hash`: of the event that the store has at the version of `seen`. Throws RING_STORE_BEHIND. What a repair has set aside was never part of the log. */
+  async assertThere(
+    client: pg.ClientBase,
+    clusterId: string,
+    seen: Pick<RecordedEvent, 'version' | 'hash'>,
+    hash: string | null | undefined,
+  ): Promise<void> {
+    if (hash === seen.hash) return;
+    const values = [clusterId, seen.version, seen.hash];
+    const found = await client.query<{ aside: boolean }>(IS_SET_ASIDE, values).catch(nullIfMissing);
+    if (found?.rows[0]?.aside) this.#seen.delete(clusterId);
+    else throw storeBehind(clusterId, seen.version, hash == null ? 'nothing' : 'another event');
+  }
+}
+
 class PostgresRingStore implements RingStore {
   readonly #config: pg.ClientConfig;
   readonly #pool: pg.Pool;
   readonly #prepared = new WeakSet<pg.ClientBase>();
   readonly #closing = new AbortController();
   readonly #watches = new Set<Promise<void>>();
+  readonly #seen = new SeenLogs();
   #closed: Promise<void> | null = null;
 
   constructor(config: pg.ClientConfig, pool: pg.Pool) {
@@ -96,7 +138,15 @@ class PostgresRingStore implements RingStore {
   async read(clusterId: string, afterVersion = 0, limit?: number): Promise<RecordedEvent[]> {
     return await this.#withClient(async (client) => {
       const { rows } = await client.query<EventRow>(SELECT_EVENTS, [clusterId, afterVersion, limit ?? null]);
-      return rows.map(eventOf);
+      const events = rows.map(eventOf);
+      const seen = this.#seen.of(clusterId);
+      if (seen) {
+        const there = events.find(({ version }) => version === seen.version)?.hash;
+        const hash = there ?? (await client.query<{ hash: string }>(HASH_AT, [clusterId, seen.version])).rows[0]?.hash;
+        await this.#seen.assertThere(client, clusterId, seen, hash);
+      }
+      this.#seen.add(events.at(-1));
+      return events;
     });
   }
 
@@ -108,13 +158,20 @@ class PostgresRingStore implements RingStore {
   ): Promise<RecordedEvent[]> {
     if (events.length === 0) return [];
     return await this.#withClient(async (client) => {
-      const { rows } = await client.query<{ hash: string | null; at: Date }>(READ_PLACE, [clusterId, expectedVersion]);
-      const { hash, at } = rows[0]!;
+      const known = this.#seen.of(clusterId);
+      const { rows } = await client.query<{ hash: string | null; seen: string | null; at: Date }>(READ_PLACE, [
+        clusterId,
+        expectedVersion,
+        known?.version ?? 0,
+      ]);
+      const { hash, seen, at } = rows[0]!;
+      if (known) await this.#seen.assertThere(client, clusterId, known, seen);
       const previousHash = expectedVersion === 0 ? GENESIS_HASH : hash;
       if (previousHash === null) throw new VersionConflict(clusterId, expectedVersion); // the log is shorter than that
       const place = { clusterId, afterVersion: expectedVersion, previousHash, at: at.toISOString() };
       const recorded = chainEvents(place, events, by);
       if (!(await insert(client, place, recorded, by))) throw new VersionConflict(clusterId, expectedVersion);
+      this.#seen.add(recorded.at(-1));
       return recorded;
     });
   }
@@ -128,7 +185,14 @@ class PostgresRingStore implements RingStore {
   ): Promise<void> {
     const either = AbortSignal.any([signal, this.#closing.signal]);
     const open = (stop: AbortSignal) => openListener(this.#config, clusterId, stop);
-    const watching = watchLog(open, new LogCursor(clusterId, afterVersion, lastHash ?? null), watcher, either);
+    const seen = {
+      ...watcher,
+      onEvents: async (events: RecordedEvent[]): Promise<void> => {
+        this.#seen.add(events.at(-1));
+        await watcher.onEvents(events);
+      },
+    };
+    const watching = watchLog(open, new LogCursor(clusterId, afterVersion, lastHash ?? null), seen, either);
     const settled = watching.catch(() => {});
     this.#watches.add(settled);
     try {
@@ -136,6 +200,22 @@ class PostgresRingStore implements RingStore {
     } finally {
       this.#watches.delete(settled);
     }
+  }
+
+  async marksOf(clusterId: string, databaseId: string): Promise<DatabaseMarks | null> {
+    return await this.#withClient(async (client) => {
+      const statement = 'SELECT marks FROM ringmaster_ring.node_marks WHERE cluster_id = $1 AND database_id = $2';
+      const found = await client
+        .query<{ marks: DatabaseMarks }>(statement, [clusterId, databaseId])
+        .catch(nullIfMissing);
+      return found?.rows[0]?.marks ?? null;
+    });
+  }
+
+  async testify(clusterId: string, databaseId: string, node: string, marks: DatabaseMarks): Promise<void> {
+    await this.#withClient((client) =>
+      client.query(TESTIFY, [clusterId, databaseId, node, marks.instance, JSON.stringify(marks)]).catch(nullIfMissing),
+    );
   }
 
   async close(): Promise<void> {
@@ -198,6 +278,11 @@ async function insert(
     if (codeOf(error) === UNIQUE_VIOLATION) return false;
     throw error;
   }
+}
+
+function nullIfMissing(error: unknown): null {
+  if (codeOf(error) === MISSING_TABLE) return null;
+  throw error;
 }
 
 const isServerAnswer = (error: unknown): boolean =>

@@ -27,6 +27,30 @@ export interface RingWatcher {
   onEvents(events: RecordedEvent[]): void | Promise<void>;
   /** Hears of each trouble once, and null when it is well again. */
   onTrouble?(error: Error | null): void;
+  /** What it could give back to a store that has lost events. Asked for by `ring repair`; a store in memory never asks. */
+  readonly copy?: LogCopy;
+}
+
+/** A copy of a log, or of its end, with somebody who follows it. */
+export interface LogCopy {
+  /** For people: a node's name, or `router@host/pid`. */
+  readonly source: string;
+  /** Versions of the first and last event that it holds; null where it holds none. */
+  range(): Promise<{ readonly first: number; readonly last: number } | null>;
+  /** Events behind `afterVersion`, in order, at most `limit`. */
+  read(afterVersion: number, limit: number): Promise<readonly RecordedEvent[]>;
+}
+
+/** How far a node's database has come. Each number only grows; in a database that was restored from a backup it is smaller than it was. */
+export interface DatabaseMarks {
+  /** Of the process that says so. */
+  readonly instance: number;
+  /** The server's own identity: a server that was made anew counts its log from the beginning. */
+  readonly server: string;
+  /** Bytes of the server's log that survive a crash. */
+  readonly logBytes: number;
+  /** The last job id of each prefix. */
+  readonly jobIds: Readonly<Record<string, number>>;
 }
 
 export interface RingStore {
@@ -58,6 +82,10 @@ export interface RingStore {
     signal: AbortSignal,
     lastHash?: string | null,
   ): Promise<void>;
+  /** What `testify` has told last of this database; null: nothing yet. */
+  marksOf(clusterId: string, databaseId: string): Promise<DatabaseMarks | null>;
+  /** Keeps the marks of a node's database beside the log. Those of an older process than the one that spoke last are left out. */
+  testify(clusterId: string, databaseId: string, node: string, marks: DatabaseMarks): Promise<void>;
   close(): Promise<void>;
 }
 

@@ -4,16 +4,21 @@ import { CodedError, codeOf } from '../kit/errors.ts';
 import type { Logger } from '../kit/log.ts';
 import type { RecordedEvent } from '../ring/events.ts';
 import { fold, noRing, type Ring } from '../ring/ring.ts';
+import { copyOf } from './copies.ts';
 import type { RingStore } from './ringstore.ts';
 
 /** A ring that was folded before, and the hash of the event that it ends with (null: not known). */
 export interface RingSnapshot {
   readonly ring: Ring;
   readonly lastHash: string | null;
+  /** The events that it ends with, the last of them this ring's: what a view can give back to a store that has lost events. At most TAIL_EVENTS. */
+  readonly tail?: readonly RecordedEvent[];
 }
 
 export interface RingViewOptions {
   readonly log: Logger;
+  /** Under which name it tells `ring repair` what it has seen. Default: it does not. */
+  readonly source?: string;
   /** Where to go on from, such as what a process kept on disk. Default: the beginning of the log. */
   readonly initial?: RingSnapshot;
 }
@@ -22,6 +27,8 @@ export interface RingViewOptions {
 export type RingListener = (ring: Ring, events: readonly RecordedEvent[]) => void;
 
 const RESTART_MS = 1_000;
+/** A view may have seen events that no node has folded yet: these, and what a backup of the last hours lacks. Nodes keep the whole log. */
+export const TAIL_EVENTS = 256;
 
 /** Begins to follow at once; `ring` is the initial one (or `noRing`) until the first events are there: see `waitFor`. */
 export function followRing(store: RingStore, clusterId: string, options: RingViewOptions): RingView {
@@ -39,7 +46,9 @@ export class RingView {
   readonly #listeners = new Set<RingListener>();
   readonly #stop = new AbortController();
   readonly #running: Promise<void>;
+  readonly #source: string | null;
   #ring: Ring;
+  #tail: readonly RecordedEvent[];
   #lastHash: string | null;
   #trouble: Error | null = null;
 
@@ -49,6 +58,8 @@ export class RingView {
     this.#log = options.log;
     this.#ring = options.initial?.ring ?? noRing(clusterId);
     this.#lastHash = options.initial?.lastHash ?? null;
+    this.#tail = options.initial?.tail ?? [];
+    this.#source = options.source ?? null;
     this.#running = this.#follow();
   }
 
@@ -60,6 +71,11 @@ export class RingView {
   /** Hash of the event that `ring` ends with: keep it with the ring where it is written to disk. */
   get lastHash(): string | null {
     return this.#lastHash;
+  }
+
+  /** The last events, which lead to `ring`. */
+  get tail(): readonly RecordedEvent[] {
+    return this.#tail;
   }
 
   /** Why `ring` may be old: a lost connection, RING_STORE_BEHIND, RING_LOG_BROKEN; null when it is well. */
@@ -118,6 +134,7 @@ export class RingView {
     const watcher = {
       onEvents: (events: RecordedEvent[]) => this.#take(events),
       onTrouble: (trouble: Error | null) => this.#report(trouble),
+      ...(this.#source === null ? {} : { copy: copyOf(this.#source, () => this.#tail) }),
     };
     while (!signal.aborted) {
       try {
@@ -134,6 +151,7 @@ export class RingView {
   #take(events: RecordedEvent[]): void {
     this.#ring = fold(this.#ring, events);
     this.#lastHash = events.at(-1)!.hash;
+    this.#tail = [...this.#tail, ...events].slice(-TAIL_EVENTS);
     this.#report(null);
     for (const listener of [...this.#listeners]) {
       try {

@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { CodedError, codeOf } from '../kit/errors.ts';
 import type { RecordedEvent } from '../ring/events.ts';
 import type { LogCursor } from './cursor.ts';
-import type { RingWatcher } from './ringstore.ts';
+import type { LogCopy, RingWatcher } from './ringstore.ts';
 
 /** Events in one read: bounds what a watcher that starts from the beginning of a long log holds. */
 export const WATCH_BATCH = 500;
@@ -18,6 +18,8 @@ export interface LogConnection {
   read(afterVersion: number, limit: number): Promise<RecordedEvent[]>;
   /** Resolves once there may be more than the last read began to see, after `ms`, or when the watch stops. Rejects when the connection is lost. */
   waitForHint(ms: number): Promise<void>;
+  /** Answers what was asked since the last call, if anything was (copies.ts). */
+  answer?(copy: LogCopy): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -42,6 +44,7 @@ export async function watchLog(
         const fresh = acceptOrReport(cursor, rows, report);
         if (fresh?.length) await handOver(watcher, fresh);
         if (fresh) report(null);
+        if (watcher.copy) await connection.answer?.(watcher.copy);
         if (!fresh?.length || rows.length < WATCH_BATCH) await connection.waitForHint(WATCH_POLL_MS);
       }
     } catch (error) {

@@ -1,4 +1,5 @@
 /** The router's process. Configuration by environment: see `settings`. */
+import { hostname } from 'node:os';
 import { z } from 'zod';
 import { parseConfig } from '../kit/config.ts';
 import { describeError } from '../kit/errors.ts';
@@ -42,7 +43,8 @@ async function main(): Promise<void> {
     applicationName: 'ringmaster-router',
     log,
   });
-  const view = followRing(store, config.RINGMASTER_CLUSTER, initial ? { log, initial } : { log });
+  const source = `router@${hostname()}/${process.pid}`;
+  const view = followRing(store, config.RINGMASTER_CLUSTER, { log, source, ...(initial ? { initial } : {}) });
   const stopKeeping = file ? keepRingFile(file, view, log) : null;
   const router = await startRouter({
     view,

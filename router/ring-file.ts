@@ -6,7 +6,9 @@ import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { describeError } from '../kit/errors.ts';
 import type { Logger } from '../kit/log.ts';
+import type { RecordedEvent } from '../ring/events.ts';
 import { assertRing } from '../ring/ring.ts';
+import { assertChain } from '../ringstore/chain.ts';
 import type { RingSnapshot, RingView } from '../ringstore/view.ts';
 
 /** The ring that was kept, or null. */
@@ -15,7 +17,8 @@ export async function readRingFile(file: string, clusterId: string, log: Logger)
     const snapshot = JSON.parse(await readFile(file, 'utf8')) as RingSnapshot;
     if (snapshot.ring.clusterId !== clusterId) throw new Error(`it is of cluster ${snapshot.ring.clusterId}`);
     assertRing(snapshot.ring);
-    return { ring: snapshot.ring, lastHash: snapshot.lastHash ?? null };
+    if (snapshot.ring.notUnderstood.length > 0) throw new Error('it ends with events that were not understood');
+    return { ring: snapshot.ring, lastHash: snapshot.lastHash ?? null, tail: tailOf(snapshot) };
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== 'ENOENT')
       log.warn({ error: describeError(error) }, 'the ring file cannot be used');
@@ -23,17 +26,27 @@ export async function readRingFile(file: string, clusterId: string, log: Logger)
   }
 }
 
+/** Its last events, if they are a chain that ends with the ring; a file of an older version has none. */
+function tailOf({ ring, lastHash, tail = [] }: RingSnapshot): readonly RecordedEvent[] {
+  if (tail.length === 0) return [];
+  assertChain(tail, tail[0]!.previousHash);
+  const { version, hash } = tail.at(-1)!;
+  if (version !== ring.version || hash !== lastHash) throw new Error('its events do not lead to its ring');
+  return tail;
+}
+
 /** Writes each ring that `view` comes to; several in a row once. Returns what stops it, after the last is written. */
 export function keepRingFile(
   file: string,
-  view: Pick<RingView, 'ring' | 'lastHash' | 'onChange'>,
+  view: Pick<RingView, 'ring' | 'lastHash' | 'tail' | 'onChange'>,
   log: Logger,
 ): () => Promise<void> {
   let writing: Promise<void> | null = null;
   let written = 0;
   const write = async (): Promise<void> => {
-    while (written < view.ring.version) {
-      const snapshot: RingSnapshot = { ring: view.ring, lastHash: view.lastHash };
+    // One with events that this version does not understand stays out: an upgraded router must read those from the store, not behind them.
+    while (written < view.ring.version && view.ring.notUnderstood.length === 0) {
+      const snapshot: RingSnapshot = { ring: view.ring, lastHash: view.lastHash, tail: view.tail };
       written = snapshot.ring.version; // also where writing fails: the next version tries again
       try {
         await mkdir(path.dirname(file), { recursive: true });

@@ -97,6 +97,7 @@ export async function startRouter(options: RouterOptions): Promise<Router> {
           ringAgeMs: Math.round(now() - ringSince),
           held: gates.held,
           trouble: view.trouble ? describeError(view.trouble) : null,
+          ...(view.ring.notUnderstood.length > 0 ? { notUnderstood: view.ring.notUnderstood } : {}),
         });
       }
       case '/metrics':

@@ -11,6 +11,8 @@ const common = z.object({
     .string('must be the ring store’s postgres:// address')
     .regex(/^postgres(ql)?:\/\//, 'must begin with postgres://'),
   RINGMASTER_TASK_QUEUE: z.string().min(1).default('ringmaster'),
+  /** Names this version of the worker in Temporal's histories, such as the image's tag. Default: a hash of the workflows' code. */
+  RINGMASTER_BUILD_ID: z.string().min(1).max(200).optional(),
   TEMPORAL_ADDRESS: z.string().min(1).default('127.0.0.1:7233'),
   TEMPORAL_NAMESPACE: z.string().min(1).default('default'),
   TEMPORAL_API_KEY: z.string().min(1).optional(),

@@ -4,7 +4,7 @@
  */
 import { hostname } from 'node:os';
 import { Client } from '@temporalio/client';
-import { DefaultLogger, NativeConnection, Runtime, Worker } from '@temporalio/worker';
+import { DefaultLogger, NativeConnection, Runtime, Worker, type WorkerDeploymentOptions } from '@temporalio/worker';
 import { activityLimits } from '../activities/deps.ts';
 import { createHolders } from '../activities/holders.ts';
 import { createActivities } from '../activities/index.ts';
@@ -65,6 +65,7 @@ try {
     namespace: config.TEMPORAL_NAMESPACE,
     taskQueue: config.RINGMASTER_TASK_QUEUE,
     identity,
+    ...(config.RINGMASTER_BUILD_ID ? { workerDeploymentOptions: deploymentOf(config.RINGMASTER_BUILD_ID) } : {}),
     workflowBundle,
     activities: createActivities({
       ...(config.RINGMASTER_PLATFORM === 'kubernetes' ? { onlyCluster: config.RINGMASTER_CLUSTER } : {}),
@@ -115,6 +116,14 @@ function readConfig(): WorkerConfig {
     log.fatal(describeError(error));
     process.exit(1);
   }
+}
+
+/**
+ * The build id stands with each task in the histories, and decides nothing: any worker goes on with any operation, and `patched` keeps the workflows' code
+ * fit for what older code began. Were operations pinned to the version that began them, one that is blocked for a week would keep that version's workers running.
+ */
+function deploymentOf(buildId: string): WorkerDeploymentOptions {
+  return { version: { deploymentName: 'ringmaster', buildId }, useWorkerVersioning: false };
 }
 
 /** Where this worker's nodes run. */

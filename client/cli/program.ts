@@ -4,6 +4,7 @@ import { CodedError, describeError } from '../../kit/errors.ts';
 import { VERIFY_SAMPLES_MAX } from '../../workflows/messages.ts';
 import { bytesPerSecond, getLimits, type LimitsOptions, numberOrDefault, setLimits } from './commands/limits.ts';
 import { log, operations, showCluster, showRing, status } from './commands/look.ts';
+import { type RepairOptions, repairRing } from './commands/repair.ts';
 import { plan, type ScaleOptions, scale } from './commands/scale.ts';
 import { type Steering, steer, steering } from './commands/steer.ts';
 import { type VerifyOptions, verify } from './commands/verify.ts';
@@ -126,11 +127,17 @@ function createProgram(surroundings: Surroundings, end: (code: ExitCode) => void
     .option('--follow', 'then each one as it comes, until Ctrl-C')
     .addOption(new Option('--last <n>', 'how many of the past').argParser(wholeNumber(0)).default(50))
     .action(command((context, self) => log(context, self.opts<{ last: number; follow?: boolean }>())));
-  program
+  const ring = program
     .command('ring')
     .description('which node owns which partitions')
     .addOption(new Option('--at <version>', 'as it was at this version').argParser(wholeNumber(1)))
     .action(command((context, self) => showRing(context, self.opts<{ at?: number }>())));
+  ring
+    .command('repair')
+    .description('give a ring store from an older backup what nodes and routers have seen')
+    .option('--set-aside', 'take events out of the log that came into it since, and that no node has seen')
+    .option('--without <node...>', 'go on although these nodes do not answer, and never will')
+    .action(command((context, self) => repairRing(context, self.opts<RepairOptions>())));
   const limits = program.command('limits').description('how fast moves may go');
   limits
     .command('get')

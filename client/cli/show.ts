@@ -40,6 +40,11 @@ export function clusterLines(cluster: ClusterAnswer, terminal: Terminal): string
     ...table(['NODE', 'PARTITIONS', 'URL'], rows),
     ...(moves.length > 0 ? ['open moves:', ...moves] : []),
     ...(cluster.ringTrouble ? [`the ring may be old: ${plain(cluster.ringTrouble)}`] : []),
+    ...(cluster.notUnderstood
+      ? [
+          `the log has events of a newer version (${plain(cluster.notUnderstood.join(', '))}): nothing is changed before all of Ringmaster is upgraded`,
+        ]
+      : []),
     ...(cluster.temporal === 'unreachable' ? ['Temporal cannot be reached: what operations do is not known'] : []),
   ];
 }

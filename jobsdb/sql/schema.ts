@@ -414,7 +414,19 @@ BEGIN
 END $$;
 `;
 
+const ringLog = `
+-- The ring's log as this node has folded it, whole: what it can give back to a ring store that has lost events, and by which it notices such a store.
+CREATE TABLE ringmaster.ring_log (
+  cluster_id text NOT NULL,
+  version bigint NOT NULL,
+  hash text NOT NULL,
+  event json NOT NULL,
+  PRIMARY KEY (cluster_id, version)
+);
+`;
+
 export const migrations: readonly { readonly version: number; readonly sql: string }[] = [
   { version: 1, sql: initial },
   { version: 2, sql: migrator },
+  { version: 3, sql: ringLog },
 ];

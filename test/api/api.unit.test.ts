@@ -169,6 +169,18 @@ describe('looking at a cluster', () => {
     expect(operations.operations).toHaveLength(0);
   });
 
+  test('a log with events of a newer version is shown with their types, and nothing is changed on it', async () => {
+    const newer = [{ type: 'moon landed' }] as never;
+    await store.append('demo', 1, newer, { actor: 'newer', reason: 'test', operation: null });
+    expect(await call('GET', '/clusters/demo')).toMatchObject({
+      status: 200,
+      body: { version: 2, ringTrouble: null, notUnderstood: ['moon landed'] },
+    });
+    const refused = { status: 409, body: { code: 'RING_TOO_NEW' } };
+    expect(await scale({ targetNodes: 3 })).toMatchObject(refused);
+    expect(operations.operations).toHaveLength(0);
+  });
+
   test('a ring store that came back with less is not followed', async () => {
     const identity = { operationId: 'op', workflowId: 'w', runId: 'r' };
     await decideAndAppend(store, 'demo', { type: 'freeze', by: identity }, by);

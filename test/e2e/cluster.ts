@@ -31,7 +31,7 @@ export interface TestCluster {
 }
 
 export async function withCluster(
-  options: Pick<StackOptions, 'nodes' | 'partitions' | 'network' | 'faultPointsUrl'> & {
+  options: Pick<StackOptions, 'nodes' | 'partitions' | 'network' | 'faultPointsUrl' | 'workerEnv'> & {
     readonly rate?: number;
     readonly destinationMs?: number;
     readonly seed?: number;
@@ -51,6 +51,7 @@ export async function withCluster(
       destinationUrl: `${sink.url}/events`,
       nodes: options.nodes ?? 2,
       partitions: options.partitions ?? 16,
+      ...(options.workerEnv ? { workerEnv: options.workerEnv } : {}),
       faults: true,
       network: options.network ?? false,
       ...(options.faultPointsUrl ? { faultPointsUrl: options.faultPointsUrl } : {}),

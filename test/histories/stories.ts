@@ -1,6 +1,14 @@
 /** Runs whose histories are kept: `record.ts` writes them down, the ordinary test run replays them with the code as it is. */
+import type { CompareMovesInput, CompareSlice } from '../../activities/types.ts';
 import type { Operation, Trial } from '../workflows/harness.ts';
-import { cancelUpdate, pauseUpdate, resumeUpdate } from '../../workflows/messages.ts';
+import {
+  cancelUpdate,
+  pauseUpdate,
+  resumeUpdate,
+  stopVerificationUpdate,
+  type VerifyInput,
+  verifyWorkflowId,
+} from '../../workflows/messages.ts';
 import { refusal } from '../workflows/world.ts';
 
 export interface Story {
@@ -84,6 +92,83 @@ export const stories: readonly Story[] = [
     },
   },
 ];
+
+/** Of VerifyMoves: the run that is kept is the first. */
+export interface VerifyStory {
+  readonly name: string;
+  tell(trial: Trial, verify: (input: Omit<VerifyInput, 'clusterId'>) => Promise<Verification>): Promise<Verification>;
+}
+export type Verification = { readonly workflowId: string; readonly firstExecutionRunId: string } & Pick<Operation, 'executeUpdate'> & {
+    result(): Promise<unknown>;
+  };
+
+export const verifyStories: readonly VerifyStory[] = [
+  { name: 'a-look', tell: (_trial, verify) => compared(verify({})) },
+  {
+    name: 'full',
+    tell({ world }, verify) {
+      world.compare = slices(4);
+      return compared(verify({ full: true }));
+    },
+  },
+  {
+    name: 'continued-as-new',
+    tell({ world }, verify) {
+      world.compare = slices(12);
+      return compared(verify({ full: true, continueAsNewAfterEvents: 20 }));
+    },
+  },
+  {
+    name: 'stopped',
+    async tell({ world }, verify) {
+      const gate = world.gate('compareMoves');
+      const verification = await verify({ full: true });
+      await gate.arrived;
+      await verification.executeUpdate(stopVerificationUpdate, { args: [{}] });
+      return compared(Promise.resolve(verification));
+    },
+  },
+  {
+    name: 'refused-in-the-middle',
+    tell({ world }, verify) {
+      const play = slices(3);
+      world.compare = (input) => {
+        if (input.cursor?.handedOverAt === 1) throw refusal('RING_STORE_TOO_NEW');
+        return play(input);
+      };
+      return compared(verify({ full: true }));
+    },
+  },
+];
+
+/** Starts the verification of a trial's cluster. */
+export const verifierOf =
+  ({ clusterId }: Trial, start: (workflowId: string, input: VerifyInput) => Promise<Verification>) =>
+  (input: Omit<VerifyInput, 'clusterId'>): Promise<Verification> =>
+    start(verifyWorkflowId(clusterId, input.full ?? false), { clusterId, ...input });
+
+/** A move of ten jobs a slice. */
+const slices =
+  (moves: number) =>
+  ({ cursor }: CompareMovesInput): CompareSlice => {
+    const n = (cursor?.handedOverAt ?? 0) + 1;
+    return {
+      cursor: n < moves ? { handedOverAt: n, within: null } : null,
+      movesTotal: moves,
+      jobsTotal: 10 * moves,
+      movesDone: 1,
+      jobsCompared: 10,
+      counts: { missing: 0, added: 0, differs: 0, 'changed places': 0 },
+      samples: [],
+      notCompared: [],
+    };
+  };
+
+async function compared(starting: Promise<Verification>): Promise<Verification> {
+  const verification = await starting;
+  await verification.result().catch(() => undefined);
+  return verification;
+}
 
 async function ended(starting: Promise<Operation>): Promise<Operation> {
   const operation = await starting;

@@ -37,6 +37,135 @@ const PUT_AWAY = ['test/jobsdb/put-away.int.test.ts'];
 const HELD_HERE_UNIT = ['test/mutants/held-here.unit.test.ts'];
 
 export const guards: readonly Guard[] = [
+  ...of('ringstore/postgres.ts', 'test/ringstore/repair.int.test.ts', [
+    {
+      name: 'nobody appends to a ring store that lacks what he has seen',
+      because: 'history is not rewritten',
+      find: 'if (known) await this.#seen.assertThere(client, clusterId, known, seen);',
+      replace: '',
+      only: 'a process that has seen more decides nothing on a store that was restored',
+    },
+    {
+      name: 'nobody decides on what such a ring store holds',
+      because: 'a dead-man that finds no move in it would think it aborted',
+      find: 'await this.#seen.assertThere(client, clusterId, seen, hash);',
+      replace: '',
+      only: 'a process that has seen more decides nothing on a store that was restored',
+    },
+    {
+      name: 'what a repair has set aside was never part of the log',
+      because: 'P4: workers go on after a repair',
+      find: 'if (found?.rows[0]?.aside) this.#seen.delete(clusterId);',
+      replace: 'if (found?.rows[0]?.aside && clusterId === "") this.#seen.delete(clusterId);',
+      only: 'and whom a process of that time has followed',
+    },
+  ]),
+  ...of('ringstore/repair.ts', 'test/ringstore/repair.int.test.ts', [
+    {
+      name: 'a repair needs nodes that agree',
+      because: 'two histories are two owners',
+      find: 'if (disagreeing.length > 0) {',
+      replace: 'if (disagreeing.length > 1_000) {',
+      only: 'and that a node has followed: nothing is done, and both are named',
+    },
+    {
+      name: 'a repair needs every member',
+      because: 'who is down may have seen a hand-over that nobody else has',
+      find: 'if (unheard.length > 0)',
+      replace: 'if (unheard.length > 1_000)',
+      only: 'a member that does not answer may have seen more',
+    },
+    {
+      name: 'nothing is taken out of a log unasked',
+      because: 'an event that was acknowledged was promised',
+      find: 'if (repair.setAside.length > 0 && !setAside)',
+      replace: 'if (repair.setAside.length > 1_000 && !setAside)',
+      only: 'is left as it is, until somebody wants what came since set aside',
+    },
+    {
+      name: 'what a repair appends was checked by its hashes',
+      because: 'a copy is a table that somebody can edit',
+      find: 'if (agreesTo !== null) assertChain(events, hashAt(agreesTo));',
+      replace: ';',
+      only: 'a copy that somebody has edited is refused',
+    },
+    {
+      name: 'what was approved is what is done',
+      because: 'a person has looked at it',
+      find: 'if (repair.hash !== hash)',
+      replace: "if (repair.hash !== hash && hash === '')",
+      only: 'what was approved is done, or nothing',
+    },
+  ]),
+  ...of('node/steward.ts', 'test/node/ring-log.int.test.ts', [
+    {
+      name: 'a node obeys nobody while its ring store lacks what it has seen',
+      because: 'a token of another history is a number, too',
+      find: "number.\n    if (this.#storeTrouble) refuse('RING_STORE_BEHIND', this.#storeTrouble.message);",
+      replace: 'number.',
+      only: 'a store with less is not followed',
+    },
+    {
+      name: 'a node that starts goes on with its own copy of the log',
+      because: 'an older log would open what was handed over since',
+      find: 'if (!seen || there === seen.hash) {',
+      replace: 'if (!seen || there === seen.hash || events.length > 0) {',
+      only: 'one that starts then goes on with its own copy of the log',
+    },
+  ]),
+  ...of('node/steward.ts', 'test/node/newer-events.int.test.ts', [
+    {
+      name: 'a node that does not understand the log obeys nobody',
+      because: 'versions N and N-1 work together',
+      find: `    if (notUnderstood.length > 0)
+      refuse(
+        'RING_TOO_NEW',`,
+      replace: `    if (notUnderstood.length > 1_000)
+      refuse(
+        'RING_TOO_NEW',`,
+      only: 'it goes on with what it owns, obeys no command',
+    },
+    {
+      name: 'a node that starts in the middle of an upgrade serves what it had',
+      because: 'P6',
+      find: "this.#serveOwnRows('the log has events of a newer version');",
+      replace: '{}',
+      only: 'one that starts then serves what its rows say',
+    },
+    {
+      name: 'a node derives nothing from a log that it does not understand',
+      because: 'what it does not know may have changed who owns what',
+      find: 'if (ring.notUnderstood.length === 0) await this.#reconcile(ring, last, gained);',
+      replace: 'if (ring.notUnderstood.length >= 0) await this.#reconcile(ring, last, gained);',
+      only: 'one that starts then serves what its rows say',
+    },
+  ]),
+  ...of('node/steward.ts', 'test/node/older-database.int.test.ts', [
+    {
+      name: 'a node compares its database with what it has told of it',
+      because: 'P1: what an older one lacks was acknowledged',
+      find: "if (because === null) {\n      if (this.#blocked?.code === 'NODE_DATABASE_OLDER')",
+      replace: "if (because !== '') {\n      if (this.#blocked?.code === 'NODE_DATABASE_OLDER')",
+      only: 'that comes back with a database from before some events opens nothing',
+    },
+    {
+      name: 'the rows of an older database are closed',
+      because: 'the gateway asks the rows: it would take in',
+      find: 'await this.#inTurn(() => this.#closeAll());',
+      replace: '',
+      only: 'that comes back with a database from before some events opens nothing',
+    },
+  ]),
+  ...of('router/ring-file.ts', 'test/router/router.unit.test.ts', [
+    {
+      name: 'the ring file ends before what was not understood',
+      because: 'an upgraded router would never read it',
+      find: 'while (written < view.ring.version && view.ring.notUnderstood.length === 0) {',
+      replace: 'while (written < view.ring.version) {',
+      only: 'the ring file ends before an event of a newer version',
+    },
+  ]),
+
   // ---- the ring: who may do what, decided on the log
 
   ...of('jobsdb/throttle.ts', 'test/jobsdb/throttle.unit.test.ts', [

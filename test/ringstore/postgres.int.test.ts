@@ -82,12 +82,15 @@ describe('watching on PostgreSQL', () => {
     await watch.upTo(5);
     await forget(cluster, 3);
     await watch.waitFor('trouble', () => watch.troubles.length > 0);
-    await store.append(cluster, 3, range(10, 14).map(joined), by);
-    const other = collect(store, cluster);
+    // A process that has not seen what is lost takes the store as it is.
+    const unaware = createPostgresRingStore({ connectionString: database.url });
+    await unaware.append(cluster, 3, range(10, 14).map(joined), by);
+    const other = collect(unaware, cluster);
     await other.upTo(8);
     expect(watch.troubles.at(-1)).toMatchObject({ code: 'RING_STORE_BEHIND' });
     expect(watch.versions()).toEqual(range(1, 5));
     await Promise.all([watch.stop(), other.stop()]);
+    await unaware.close();
   });
 
   test('a store that cannot be reached yet is waited for, and a stop does not wait for it', async () => {
@@ -164,10 +167,13 @@ describe('migrating a ring store', () => {
 
   test('a step that fails leaves nothing behind', async () => {
     const fresh = await createTestDatabase();
-    const bad = [...migrations, { version: 2, breaking: true, sql: 'CREATE TABLE x (); SELECT 1/0' }];
+    const bad = [
+      ...migrations,
+      { version: RING_STORE_VERSION + 1, breaking: true, sql: 'CREATE TABLE x (); SELECT 1/0' },
+    ];
     await expect(migrateRingStore(fresh.url, bad)).rejects.toThrow(/division by zero/);
     await migrateRingStore(fresh.url);
-    expect(await versionsOf(fresh.url)).toEqual([1]);
+    expect(await versionsOf(fresh.url)).toEqual(migrations.map((step) => step.version));
     await fresh.drop();
   });
 
@@ -188,7 +194,10 @@ describe('migrating a ring store', () => {
 
   test('a newer version that only added something works with this one', async () => {
     const newer = await createTestDatabase();
-    await migrateRingStore(newer.url, [...migrations, { version: 2, breaking: false, sql: 'CREATE TABLE y ()' }]);
+    await migrateRingStore(newer.url, [
+      ...migrations,
+      { version: RING_STORE_VERSION + 1, breaking: false, sql: 'CREATE TABLE y ()' },
+    ]);
     await migrateRingStore(newer.url);
     const old = createPostgresRingStore({ connectionString: newer.url });
     await old.append('c', 0, [joined(0)], by);

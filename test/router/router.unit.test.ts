@@ -527,6 +527,34 @@ describe('without the ring store', () => {
     }
   });
 
+  test('the ring file ends before an event of a newer version: an upgraded router reads that from the store', async () => {
+    const w = await make();
+    const log = pino({ level: 'silent' });
+    const folder = await mkdtemp(path.join(tmpdir(), 'ringmaster-router-'));
+    const file = path.join(folder, 'ring.json');
+    try {
+      const stop = keepRingFile(file, w.view, log);
+      await until(() => readRingFile(file, 'demo', log), { deadlineMs: 3_000, what: 'a ring file' });
+      await w.store.append('demo', 1, [{ type: 'moon landed' }] as never, {
+        actor: 'newer',
+        reason: 'test',
+        operation: null,
+      });
+      await w.view.waitFor((ring) => ring.version === 2, { deadlineMs: 3_000 });
+      await stop();
+      expect((await readRingFile(file, 'demo', log))?.ring.version).toBe(1);
+      // Meanwhile it serves on what it has understood, and says so.
+      expect((await w.track(w.userOf('node-1'), 'm')).status).toBe(200);
+      expect(await (await fetch(`${w.router.url}/ready`)).json()).toMatchObject({
+        ready: true,
+        version: 2,
+        notUnderstood: ['moon landed'],
+      });
+    } finally {
+      await rm(folder, { recursive: true });
+    }
+  });
+
   test('a router that has never seen a ring is not ready and says so', async () => {
     const w = await make();
     const log = pino({ level: 'silent' });
