@@ -4,6 +4,7 @@
 import { RingRefusal } from '../ring/decide.ts';
 import type { HolderIdentity, MoveId, RecordedEvent } from '../ring/events.ts';
 import { fold, limitsOf, noRing, type OpenMove, type Ring } from '../ring/ring.ts';
+import { planUndo } from '../ring/undo.ts';
 import { type Authorship, decideAndAppend, readRing } from '../ringstore/ringstore.ts';
 import type { ActivityDeps } from './deps.ts';
 import { refusingByType } from './errors.ts';
@@ -160,6 +161,12 @@ export function createRingActivities(deps: RingDeps): RingActivities {
 
     /** Repeated: the try that this call has started is found and returned, not started twice. */
     startMove,
+
+    /** Reads only. */
+    async planUndo({ clusterId, operation, partitionsPerMoveMax }) {
+      const events = await ringStore.read(clusterId);
+      return planUndo(events, operation, partitionsPerMoveMax === undefined ? {} : { partitionsPerMoveMax });
+    },
 
     /** Repeated: tells again how the move ended. */
     async abortMove(input) {

@@ -6,6 +6,7 @@
 import type { CompareCursor, Difference, DifferenceCounts } from '../jobsdb/compare.ts';
 import type { HolderIdentity, MoveId, NodeFacts, NodeId } from '../ring/events.ts';
 import type { PartitionIndex } from '../ring/partition.ts';
+import type { MovePlan } from '../ring/plan.ts';
 
 export type { Difference, DifferenceCounts, DifferenceKind } from '../jobsdb/compare.ts';
 
@@ -98,6 +99,16 @@ export interface RingActivities {
   joinNode(input: AskingAsHolder & { readonly facts: NodeFacts }): Promise<{ readonly version: number }>;
   /** Refuses: RING_NOT_HELD, NODE_UNKNOWN, MOVE_INVALID, MOVES_OPEN. */
   startMove(input: StartMoveInput): Promise<StartedMove>;
+  /**
+   * What takes an operation back, from the ring's log. Reads only. Refuses: OPERATION_UNKNOWN, where the log has nothing of it; UNDO_OUT_OF_ORDER, where later
+   * operations are in the way.
+   */
+  planUndo(input: {
+    readonly clusterId: string;
+    /** Whole id of the operation that is taken back. */
+    readonly operation: string;
+    readonly partitionsPerMoveMax?: number;
+  }): Promise<MovePlan>;
   /** Tells which of the two won. */
   abortMove(input: Asking & { readonly move: MoveId; readonly because: string }): Promise<AbortAnswer>;
 }

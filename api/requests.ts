@@ -19,6 +19,12 @@ export const operationBody = z.strictObject({
   actor: words(100).optional(),
   deleteVolumes: z.boolean('must be true or false').optional(),
 });
+export const undoBody = z.strictObject({
+  reason: words(500).optional(),
+  dryRun: z.boolean('must be true or false').optional(),
+  planHash: planHash.optional(),
+  actor: words(100).optional(),
+});
 export const planBody = z.strictObject({ targetNodes, planHash: planHash.optional() });
 export const operatorBody = z.strictObject({ reason: words(500).optional(), actor: words(100).optional() });
 

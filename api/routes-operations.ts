@@ -1,10 +1,13 @@
 /** Planning, starting, looking at and steering operations. */
 import type { FastifyInstance } from 'fastify';
-import type { OperationAnswer, OperationsAnswer, PlanAnswer } from '../client/api-types.ts';
-import type { OperationProgress, OperationsClient, ScaleInput } from '../client/operations.ts';
+import type { OperationAnswer, OperationsAnswer, PlanAnswer, UndoAnswer } from '../client/api-types.ts';
+import type { OperationProgress, OperationSummary, OperationsClient, ScaleInput } from '../client/operations.ts';
 import { CodedError } from '../kit/errors.ts';
+import { RingRefusal } from '../ring/decide.ts';
+import type { RecordedEvent } from '../ring/events.ts';
 import { isNothingToDo, type MovePlan, nodeNames, planMoves } from '../ring/plan.ts';
 import type { Ring } from '../ring/ring.ts';
+import { planUndo } from '../ring/undo.ts';
 import {
   operationBody,
   operationsQuery,
@@ -14,6 +17,7 @@ import {
   parseQuery,
   planBody,
   targetNodesFor,
+  undoBody,
 } from './requests.ts';
 import type { Rings } from './rings.ts';
 
@@ -59,6 +63,17 @@ export function operationRoutes(api: FastifyInstance, rings: Rings, operations: 
     },
   );
 
+  api.post<OnOperation>('/v1/clusters/:cluster/operations/:operation/undo', async (request, reply) => {
+    const { cluster, operation } = request.params;
+    const key = parseIdempotencyKey(request.headers['idempotency-key']);
+    const answer = await undoOperation(rings, operations, cluster, operationId(operation), request.body ?? {}, key);
+    if (answer.result === 'started') {
+      request.log.info({ clusterId: cluster, operationId: answer.operationId, undoes: operation }, 'undo started');
+      void reply.status(202).header('location', `/v1/clusters/${cluster}/operations/${answer.operationId}`);
+    }
+    return answer;
+  });
+
   for (const action of steering) {
     const path = `/v1/clusters/:cluster/operations/:operation/${action}`;
     api.post<OnOperation>(path, async ({ params, body, log }): Promise<OperationProgress> => {
@@ -93,17 +108,65 @@ async function startOperation(
     const before = await operations.startedBefore(input, idempotencyKey);
     if (before) return { result: 'started', operationId: before.operationId, workflowId: before.workflowId };
   }
-  const running = await operations.running(clusterId);
-  if (running) {
-    const { operationId, state } = running;
-    const message = `operation ${operationId} of cluster ${clusterId} is under way (${state}); one runs at a time`;
-    throw new CodedError('OPERATION_RUNNING', message, { clusterId, operationId, state });
-  }
+  assertNoneRuns(await operations.running(clusterId), clusterId);
   const plan = planFor(ring, targetNodes, planHash);
   // A ring that is still frozen, or has open moves, is what an ended run left behind: then an operation is needed even where no partition has to move.
   if (isNothingToDo(plan) && !ring.freeze && ring.moves.length === 0) return { result: 'nothing to do', plan };
   const { operationId, workflowId } = await operations.start(input, { idempotencyKey });
   return { result: 'started', operationId, workflowId };
+}
+
+/** An operation that is under way takes itself back; one that has ended is taken back by another operation. */
+async function undoOperation(
+  rings: Rings,
+  operations: OperationsClient,
+  clusterId: string,
+  prefix: string,
+  rawBody: unknown,
+  idempotencyKey: string | undefined,
+): Promise<UndoAnswer> {
+  const { dryRun, planHash, reason, actor } = parseBody(undoBody, rawBody);
+  const ring = await ringToChange(rings, clusterId);
+  const events = await rings.wholeLog(clusterId);
+  const running = await operations.running(clusterId);
+  const underWay = running?.operationId.startsWith(prefix) ?? false;
+  const operation = underWay ? running!.operationId : operationInLog(events, prefix);
+  if (underWay && !dryRun)
+    return { result: 'undoing', progress: await operations.undo(clusterId, running!.operationId, { reason, actor }) };
+  if (operation === null || !events.some((event) => event.operation === operation)) {
+    // It has changed nothing, or there is no such operation: Temporal knows.
+    if (!underWay) await operations.progress(clusterId, prefix);
+    return { result: 'nothing to do', plan: null, underWay };
+  }
+  const input: ScaleInput = { clusterId, goal: { kind: 'undo', operation }, reason, planHash, actor };
+  const before = idempotencyKey === undefined ? null : await operations.startedBefore(input, idempotencyKey);
+  if (before) return { result: 'started', operationId: before.operationId, workflowId: before.workflowId };
+  const plan = approved(undoPlanFor(events, operation), planHash);
+  if (dryRun) return { result: isNothingToDo(plan) ? 'nothing to do' : 'plan', plan, underWay };
+  assertNoneRuns(running, clusterId);
+  if (isNothingToDo(plan) && !ring.freeze && ring.moves.length === 0)
+    return { result: 'nothing to do', plan, underWay };
+  const started = await operations.start(input, { idempotencyKey });
+  return { result: 'started', operationId: started.operationId, workflowId: started.workflowId };
+}
+
+function undoPlanFor(events: readonly RecordedEvent[], operation: string): MovePlan {
+  try {
+    return planUndo(events, operation);
+  } catch (error) {
+    if (error instanceof RingRefusal) throw new CodedError(error.code, error.message, { operation });
+    throw error;
+  }
+}
+
+/** The whole id of an operation of which the log has something; null where there is none. Throws OPERATION_AMBIGUOUS. */
+function operationInLog(events: readonly RecordedEvent[], prefix: string): string | null {
+  const ids = [...new Set(events.flatMap(({ operation }) => (operation?.startsWith(prefix) ? [operation] : [])))];
+  if (ids.length > 1 && !ids.includes(prefix)) {
+    const named = ids.slice(0, 5);
+    throw new CodedError('OPERATION_AMBIGUOUS', `${prefix} begins the ids of ${named.join(', ')}`, { ids: named });
+  }
+  return ids.includes(prefix) ? prefix : (ids[0] ?? null);
 }
 
 /** The latest ring, if plans can be made on it. Throws RING_TOO_NEW, and what troubles the ring store: nothing is planned on a ring that may be old. */
@@ -120,14 +183,24 @@ async function ringToChange(rings: Rings, clusterId: string): Promise<Ring> {
   return ring;
 }
 
-function planFor(ring: Ring, targetNodes: number, approved: string | undefined): MovePlan {
-  const plan = planMoves(ring, nodeNames(targetNodes));
-  if (approved === undefined || approved === plan.hash) return plan;
+function planFor(ring: Ring, targetNodes: number, planHash: string | undefined): MovePlan {
+  return approved(planMoves(ring, nodeNames(targetNodes)), planHash);
+}
+
+function approved(plan: MovePlan, planHash: string | undefined): MovePlan {
+  if (planHash === undefined || planHash === plan.hash) return plan;
   throw new CodedError(
     'PLAN_CHANGED',
-    `the plan is ${plan.hash} by now (epoch ${ring.epoch}), not ${approved}: look at it and approve it anew`,
-    { planHash: plan.hash, epoch: ring.epoch },
+    `the plan is ${plan.hash} by now (epoch ${plan.epoch}), not ${planHash}: look at it and approve it anew`,
+    { planHash: plan.hash, epoch: plan.epoch },
   );
+}
+
+function assertNoneRuns(running: OperationSummary | null, clusterId: string): void {
+  if (!running) return;
+  const { operationId, state } = running;
+  const message = `operation ${operationId} of cluster ${clusterId} is under way (${state}); one runs at a time`;
+  throw new CodedError('OPERATION_RUNNING', message, { clusterId, operationId, state });
 }
 
 /** Ids are UUIDs, or the beginning of one: anything else needs no look-up. */

@@ -88,6 +88,23 @@ export type OperationAnswer =
   | { readonly result: 'nothing to do'; readonly plan: MovePlan }
   | { readonly result: 'plan'; readonly plan: MovePlan };
 
+/** What `undo` is asked of. `planHash` counts where the operation has ended. */
+export interface UndoRequest {
+  readonly reason?: string;
+  readonly actor?: string;
+  readonly dryRun?: boolean;
+  readonly planHash?: string;
+}
+
+/**
+ * 202 with `started`: the operation had ended, and another one takes it back. `undoing`: it is under way, and takes itself back. `underWay`: whether it was when
+ * a plan was asked for.
+ */
+export type UndoAnswer =
+  | { readonly result: 'started'; readonly operationId: string; readonly workflowId: string }
+  | { readonly result: 'undoing'; readonly progress: OperationProgress }
+  | { readonly result: 'plan' | 'nothing to do'; readonly plan: MovePlan | null; readonly underWay: boolean };
+
 export interface OperationsAnswer {
   readonly operations: readonly OperationSummary[];
 }

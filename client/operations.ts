@@ -10,6 +10,7 @@ import {
   resumeUpdate,
   retryUpdate,
   type ScaleInput,
+  undoUpdate,
 } from '../workflows/messages.ts';
 import { withCopies } from './move-copies.ts';
 import { createOperationFinder, type OperationFinder } from './operation-finder.ts';
@@ -50,11 +51,19 @@ export interface OperationsClient {
   resume(clusterId: string, operationId: string, request: OperatorRequest): Promise<OperationProgress>;
   retry(clusterId: string, operationId: string, request: OperatorRequest): Promise<OperationProgress>;
   cancel(clusterId: string, operationId: string, request: OperatorRequest): Promise<OperationProgress>;
+  /** Of an operation that is under way; one that has ended is undone by another operation. */
+  undo(clusterId: string, operationId: string, request: OperatorRequest): Promise<OperationProgress>;
   /** Whether Temporal answers, within a second. */
   reachable(): Promise<boolean>;
 }
 
-const updates = { pause: pauseUpdate, resume: resumeUpdate, retry: retryUpdate, cancel: cancelUpdate } as const;
+const updates = {
+  pause: pauseUpdate,
+  resume: resumeUpdate,
+  retry: retryUpdate,
+  cancel: cancelUpdate,
+  undo: undoUpdate,
+} as const;
 type UpdateName = keyof typeof updates;
 
 export function createOperationsClient(options: {
@@ -123,6 +132,10 @@ class TemporalOperations implements OperationsClient {
 
   cancel(clusterId: string, operationId: string, request: OperatorRequest): Promise<OperationProgress> {
     return this.#update('cancel', clusterId, operationId, request);
+  }
+
+  undo(clusterId: string, operationId: string, request: OperatorRequest): Promise<OperationProgress> {
+    return this.#update('undo', clusterId, operationId, request);
   }
 
   async reachable(): Promise<boolean> {

@@ -21,7 +21,9 @@ export type RingRefusalCode =
   | 'MOVES_OPEN'
   | 'CERTIFICATE_MISMATCH'
   | 'STALE_TOKEN'
-  | 'LIMITS_INVALID';
+  | 'LIMITS_INVALID'
+  | 'OPERATION_UNKNOWN'
+  | 'UNDO_OUT_OF_ORDER';
 
 export class RingRefusal extends Error {
   override readonly name = 'RingRefusal';

@@ -47,6 +47,9 @@ export function nodeNames(count: number): NodeId[] {
   return Array.from({ length: count }, (_, ordinal) => `node-${ordinal}`);
 }
 
+/** The number at the end of a node's name; 0 where there is none. */
+export const ordinalOf = (node: NodeId): number => Number(/\d+$/.exec(node)?.[0] ?? 0);
+
 /** How many partitions each node of `after` should own, given what it owns now: within one of each other, with the larger shares where they save moves. */
 export function targetSizes(ring: Ring, after: readonly NodeId[]): Map<NodeId, number> {
   const owned = groupByOwner(ring);
@@ -94,7 +97,7 @@ export function planMoves(ring: Ring, after: readonly NodeId[], options: PlanOpt
       moves.push({ n: moves.length + 1, from, to, partitions, because: reasonFor(from, to, added, removed) });
     }
   }
-  const plan = {
+  return sealed({
     clusterId: ring.clusterId,
     epoch: ring.epoch,
     nodesBefore: before,
@@ -103,8 +106,27 @@ export function planMoves(ring: Ring, after: readonly NodeId[], options: PlanOpt
     removed,
     moves,
     partitionsMoved: moves.reduce((sum, move) => sum + move.partitions.length, 0),
-  };
-  return { ...plan, hash: digest(JSON.stringify(plan)) };
+  });
+}
+
+/** A plan with its hash. */
+export const sealed = (plan: Omit<MovePlan, 'hash'>): MovePlan => ({ ...plan, hash: digest(JSON.stringify(plan)) });
+
+/** What is known of each pair of nodes as moves of at most `perMove`, a batch of each pair in turn: neighbours in the list then use different nodes. */
+export function inTurns(
+  pairs: readonly { readonly from: NodeId; readonly to: NodeId; readonly partitions: readonly PartitionIndex[] }[],
+  perMove: number,
+  because: (from: NodeId, to: NodeId) => string,
+): PlannedMove[] {
+  const moves: PlannedMove[] = [];
+  for (let at = 0; pairs.some(({ partitions }) => at < partitions.length); at += perMove) {
+    for (const { from, to, partitions } of pairs) {
+      const batch = partitions.slice(at, at + perMove);
+      if (batch.length > 0)
+        moves.push({ n: moves.length + 1, from, to, partitions: batch, because: because(from, to) });
+    }
+  }
+  return moves;
 }
 
 /** Whether there is nothing to do: the nodes are those wanted and the ring is balanced. */

@@ -22,11 +22,16 @@ export const scaleWorkflowId = (clusterId: string): string => `scale/${clusterId
 export const moveWorkflowId = (clusterId: string, operationId: string, n: number): string =>
   `scale/${clusterId}/${operationId}/move-${n}`;
 
+/** What an operation is to bring about. `undo`: take back what an operation did, by its whole id. */
+export type Goal =
+  | { readonly kind: 'scale'; readonly nodes: number }
+  | { readonly kind: 'undo'; readonly operation: string };
+
 /** So plain that it can be typed in Temporal's UI. `targetNodes` is short for `goal: { kind: 'scale', nodes }`. */
 export interface ScaleInput {
   readonly clusterId: string;
   readonly targetNodes?: number;
-  readonly goal?: { readonly kind: 'scale'; readonly nodes: number };
+  readonly goal?: Goal;
   readonly reason?: string;
   /** The plan that was approved: another one is refused with PLAN_CHANGED. */
   readonly planHash?: string;
@@ -53,6 +58,8 @@ export interface ScaleCarry {
   readonly paused: boolean;
   /** As it was at the freeze. Default 1. */
   readonly movesPerNode?: number;
+  /** The operation takes itself back: these many of its moves were made on the way forward. */
+  readonly undoneFrom?: number;
 }
 
 export type OperationState =
@@ -60,8 +67,10 @@ export type OperationState =
   | 'paused'
   | 'blocked'
   | 'cancelling'
+  | 'undoing'
   | 'completed'
   | 'cancelled'
+  | 'undone'
   | 'nothing to do'
   | 'failed';
 export type PhaseName =
@@ -107,6 +116,8 @@ export interface MoveProgress {
   readonly lastAbort?: string;
   /** Id in the ring's log of the try that was handed over. */
   readonly move?: string;
+  /** It is handed over, and what comes after that (clean-up, certificate) has met trouble. */
+  readonly handedOver?: boolean;
   /** Of a copy that runs. Put there by who asks (client/move-copies.ts): the workflow does not know it. */
   readonly copy?: MoveCopy;
 }
@@ -116,6 +127,8 @@ export interface OperationProgress {
   readonly operationId: string;
   readonly clusterId: string;
   readonly workflowId: string;
+  /** Absent in runs of a version that could only scale. */
+  readonly goal?: Goal;
   readonly reason: string;
   readonly state: OperationState;
   readonly phase: PhaseName | null;
@@ -155,6 +168,8 @@ export const resumeUpdate = defineUpdate<OperationProgress, [OperatorRequest]>('
 export const retryUpdate = defineUpdate<OperationProgress, [OperatorRequest]>('retry');
 /** Moves before their hand-over are aborted, those after it finish; no more start; the ring is valid and unfrozen. */
 export const cancelUpdate = defineUpdate<OperationProgress, [OperatorRequest]>('cancel');
+/** As cancel; then, under the same freeze, what was moved is moved back, nodes that were removed come back, and those that were added go. */
+export const undoUpdate = defineUpdate<OperationProgress, [OperatorRequest]>('undo');
 
 export const searchAttributes = {
   cluster: defineSearchAttributeKey('RingmasterCluster', 'KEYWORD'),
@@ -188,6 +203,8 @@ export interface MoveOutcome {
   readonly because: string | null;
   /** Id in the ring's log of the last try. */
   readonly move: string | null;
+  /** With `blocked`: it is handed over, and only what comes after that is missing. */
+  readonly handedOver?: boolean;
 }
 
 /** What the child `MovePartitions` is doing right now; its parent only knows that it runs, to keep histories small. */

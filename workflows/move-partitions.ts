@@ -51,7 +51,10 @@ export async function MovePartitions(input: MoveInput): Promise<MoveOutcome> {
       const trouble = ended.end === 'handed over' ? await tidy(input, status) : null;
       status.state = 'done';
       // Handed over and not cleaned up: the next child finds that in the log and goes on there.
-      if (trouble) return { ...none, result: 'blocked', tries, move, code: trouble.code, because: trouble.message };
+      if (trouble) {
+        const { code, message: because } = trouble;
+        return { ...none, result: 'blocked', tries, move, code, because, handedOver: true };
+      }
       return { ...none, result: 'completed', tries, move, jobsMoved, jobsCopied };
     }
     const { code, message, mayTryAgain } = ended;

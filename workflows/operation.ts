@@ -2,11 +2,13 @@
  * One operation as people see it: its progress, what it waits for, and the messages that change it.
  *
  *   state       entry                                 exits
- *   running     start, resume                         paused, blocked, cancelling, an end
- *   paused      `pause`: no further move starts        `resume` → running, `cancel`
- *   blocked     a permanent error in a step, a stall   `resume` or `retry` → the step runs again, `cancel`
- *   cancelling  `cancel`, or Temporal's cancellation   cancelled; blocked, if the ring cannot be unfrozen
- *   completed, cancelled, nothing to do, failed        none
+ *   running     start, resume                         paused, blocked, cancelling, undoing, an end
+ *   paused      `pause`: no further move starts        `resume` → running (undoing), `cancel`, `undo`
+ *   blocked     a permanent error in a step, a stall   `resume` or `retry` → the step runs again, `cancel`, `undo`
+ *   cancelling  `cancel`, or Temporal's cancellation   cancelled; `undo`; blocked, if the ring cannot be unfrozen
+ *   undoing     `undo`: as cancel, then moves back     undone; paused, blocked, `cancel` → cancelling
+ *   completed, cancelled, undone, nothing to do, failed   none; `undo` of one that has ended is another operation
+ * docs/operations.md has the table state × action; a test drives each of its cells.
  */
 import { CancelledFailure } from '@temporalio/common';
 import {
@@ -20,9 +22,10 @@ import {
 } from '@temporalio/workflow';
 import type { Asking, AskingAsHolder, RingSummary } from '../activities/types.ts';
 import type { HolderIdentity } from '../ring/events.ts';
-import type { MovePlan } from '../ring/plan.ts';
+import type { MovePlan, PlannedMove } from '../ring/plan.ts';
 import { detailsOf } from './details.ts';
 import { type Refusal, refusalOf, refuse } from './failures.ts';
+import { describeGoal, goalOf } from './input.ts';
 import {
   type BlockedOn,
   cancelUpdate,
@@ -38,6 +41,7 @@ import {
   type ScaleCarry,
   type ScaleInput,
   searchAttributes,
+  undoUpdate,
 } from './messages.ts';
 
 type Writable<T> = { -readonly [K in keyof T]: T[K] };
@@ -47,7 +51,7 @@ type Entry = Writable<Omit<OperationProgress, 'moves' | 'notes' | 'phasesMs'>> &
   notes: string[];
   phasesMs: Record<string, number>;
 };
-export type EndState = Extract<OperationState, 'completed' | 'cancelled' | 'nothing to do' | 'failed'>;
+export type EndState = Extract<OperationState, 'completed' | 'cancelled' | 'undone' | 'nothing to do' | 'failed'>;
 
 export class Operation {
   readonly input: ScaleInput;
@@ -62,9 +66,14 @@ export class Operation {
   movesPerNode: number;
   /** The ring under our freeze, for the plan. */
   frozen: RingSummary | null = null;
-  readonly #work = new CancellationScope();
+  #work = new CancellationScope();
   #paused: boolean;
   #cancelRequested = false;
+  #undo: 'no' | 'wanted' | 'under way';
+  /** Its moves from here on are those of the undo. */
+  #undoneFrom: number;
+  /** What was cancelled is being tidied up: too late for an undo by this run. */
+  #isWindingUp = false;
   #ended: EndState | null = null;
   #shown = '';
 
@@ -76,6 +85,8 @@ export class Operation {
     this.mayHoldRing = carry !== undefined;
     this.mayHaveAddedNodes = carry !== undefined;
     this.#paused = carry?.paused ?? false;
+    this.#undo = carry?.undoneFrom === undefined ? 'no' : 'under way';
+    this.#undoneFrom = carry?.undoneFrom ?? 0;
     this.progress = carry ? (structuredCopy(carry.progress) as Entry) : newProgress(input);
   }
 
@@ -102,9 +113,43 @@ export class Operation {
       (request) => this.#cancel(request),
       () => this.#assertGoingOn(),
     );
+    on(
+      undoUpdate,
+      (request) => this.#requestUndo(request),
+      () => this.#assertUndoable(),
+    );
     // Temporal's own cancellation arrives here too: the scope's parent is the workflow's.
     this.#work.cancelRequested.catch(() => this.#noteCancel());
     this.changed();
+  }
+
+  /** True once, where the forward work was cancelled in order to be undone: from here `cancellable` runs the undo. */
+  beginUndo(): boolean {
+    if (this.#undo !== 'wanted') return false;
+    this.#undo = 'under way';
+    this.#undoneFrom = this.progress.moves.length;
+    this.#cancelRequested = false;
+    // Where Temporal itself has cancelled the run before, everything below its scope would be cancelled at once.
+    const isRunCancelled = CancellationScope.current().consideredCancelled;
+    const parent = isRunCancelled ? new CancellationScope({ cancellable: false }) : CancellationScope.current();
+    this.#work = new CancellationScope({ cancellable: true, parent });
+    this.#work.cancelRequested.catch(() => this.#noteCancel());
+    this.changed();
+    return true;
+  }
+
+  get isUndoing(): boolean {
+    return this.#undo === 'under way';
+  }
+
+  /** Those of the way that the operation is on: forward, or back. */
+  get currentMoves(): MoveEntry[] {
+    return this.progress.moves.slice(this.#undoneFrom);
+  }
+
+  /** From here what was cancelled stays as it is, and the run only ends. */
+  windUp(): void {
+    this.#isWindingUp = true;
   }
 
   /** Runs `work` so that `cancel` ends it. */
@@ -175,8 +220,28 @@ export class Operation {
     progress.nodesRemoved = plan.removed;
     progress.planHash = plan.hash;
     progress.partitionsToMove = plan.partitionsMoved;
-    progress.moves = plan.moves.map((move) => ({ ...move, state: 'waiting', tries: 0, jobsMoved: 0, jobsCopied: 0 }));
+    progress.moves = plan.moves.map(entryOf);
     this.changed();
+  }
+
+  /** The way back, behind the moves that were made. */
+  adoptUndo(plan: MovePlan): void {
+    const { progress } = this;
+    const made = progress.moves
+      .slice(0, this.#undoneFrom)
+      .map((move) => (move.state === 'waiting' ? { ...move, state: 'aborted' as const } : move));
+    // Nodes that were started for us and never became members go too; those that own something by now stay.
+    const unused = this.mayHaveAddedNodes
+      ? progress.nodesAdded.filter((node) => !plan.nodesAfter.includes(node) && !plan.removed.includes(node))
+      : [];
+    progress.to = plan.nodesAfter.length;
+    progress.nodesAdded = plan.added;
+    progress.nodesRemoved = [...plan.removed, ...unused];
+    progress.planHash = plan.hash;
+    progress.partitionsToMove = plan.partitionsMoved;
+    progress.partitionsMoved = 0;
+    progress.moves = [...made, ...plan.moves.map((move) => entryOf({ ...move, n: made.length + move.n }))];
+    this.note(`undo: ${plan.partitionsMoved} partitions go back in ${plan.moves.length} moves`);
   }
 
   end(state: EndState): void {
@@ -195,6 +260,7 @@ export class Operation {
       holder: this.holder,
       paused: this.#paused,
       movesPerNode: this.movesPerNode,
+      ...(this.isUndoing ? { undoneFrom: this.#undoneFrom } : {}),
     };
   }
 
@@ -236,8 +302,10 @@ export class Operation {
   #state(): OperationState {
     if (this.#ended) return this.#ended;
     if (this.progress.blockedOn) return 'blocked';
+    if (this.#undo === 'wanted') return 'undoing';
     if (this.#cancelRequested) return 'cancelling';
-    return this.#paused ? 'paused' : 'running';
+    if (this.#paused) return 'paused';
+    return this.isUndoing ? 'undoing' : 'running';
   }
 
   #pause(request: OperatorRequest | undefined): OperationProgress {
@@ -254,12 +322,27 @@ export class Operation {
   }
 
   #cancel(request: OperatorRequest | undefined): OperationProgress {
-    if (!this.#cancelRequested) {
-      this.note(`cancel was asked for${by(request)}`);
-      this.#noteCancel();
-      this.#work.cancel();
-    }
+    if (this.#undo === 'wanted')
+      this.#undo = 'no'; // what is handed over by now stays there
+    else if (this.#cancelRequested) return this.progress;
+    this.note(`cancel was asked for${by(request)}`);
+    this.#stopWork();
     return this.progress;
+  }
+
+  #requestUndo(request: OperatorRequest | undefined): OperationProgress {
+    if (this.#undo !== 'no') return this.progress;
+    this.#undo = 'wanted';
+    this.#paused = false;
+    this.note(`undo was asked for${by(request)}`);
+    this.#stopWork();
+    return this.progress;
+  }
+
+  #stopWork(): void {
+    if (!this.#cancelRequested) this.#work.cancel();
+    this.#noteCancel();
+    this.changed();
   }
 
   #noteCancel(): void {
@@ -275,6 +358,12 @@ export class Operation {
       refuse('OPERATION_ENDING', `operation ${this.progress.operationId} is ending`);
   }
 
+  #assertUndoable(): void {
+    this.#assertGoingOn();
+    if (this.#isWindingUp)
+      refuse('OPERATION_ENDING', `operation ${this.progress.operationId} is ending: undo it once it has ended`);
+  }
+
   #assertWaiting(isPaused: boolean): void {
     if (this.#ended || !(isPaused || this.progress.blockedOn)) {
       refuse(
@@ -287,17 +376,18 @@ export class Operation {
 
 function newProgress(input: ScaleInput | undefined): Entry {
   const { firstExecutionRunId, workflowId, startTime } = workflowInfo();
-  const targetNodes = input?.goal?.nodes ?? input?.targetNodes;
+  const goal = goalOf(input);
   const clusterId = typeof input?.clusterId === 'string' ? input.clusterId.slice(0, 40) : '';
   return {
     operationId: firstExecutionRunId,
     clusterId,
     workflowId,
-    reason: typeof input?.reason === 'string' && input.reason !== '' ? input.reason : `scale to ${targetNodes} nodes`,
+    ...(goal ? { goal } : {}),
+    reason: typeof input?.reason === 'string' && input.reason !== '' ? input.reason : describeGoal(goal),
     state: 'running',
     phase: null,
     from: 0,
-    to: typeof targetNodes === 'number' ? targetNodes : 0,
+    to: goal?.kind === 'scale' && typeof goal.nodes === 'number' ? goal.nodes : 0,
     nodesAdded: [],
     nodesRemoved: [],
     planHash: null,
@@ -314,6 +404,14 @@ function newProgress(input: ScaleInput | undefined): Entry {
     endedAt: null,
   };
 }
+
+const entryOf = (move: PlannedMove): MoveEntry => ({
+  ...move,
+  state: 'waiting',
+  tries: 0,
+  jobsMoved: 0,
+  jobsCopied: 0,
+});
 
 type OperatorUpdate = typeof pauseUpdate;
 function on(

@@ -18,7 +18,7 @@ import type { MoveEntry, Operation } from './operation.ts';
 export async function runMoves(op: Operation): Promise<void> {
   const running = new Map<MoveEntry, Promise<void>>();
   const bugs: unknown[] = [];
-  const { moves } = op.progress;
+  const moves = op.currentMoves;
   for (const move of moves) if (move.state !== 'done') move.state = 'waiting'; // the step runs again, or goes on in a new run
   try {
     for (;;) {
@@ -72,9 +72,14 @@ async function runMove(op: Operation, move: MoveEntry): Promise<void> {
   op.changed();
   const outcome = await executeMove(op, move);
   move.tries = Math.max(move.tries, outcome.tries);
+  if (outcome.handedOver && outcome.move) {
+    move.handedOver = true;
+    move.move = outcome.move;
+  }
   if (outcome.because) move.lastAbort = `${outcome.code}: ${outcome.because}`;
   if (outcome.result === 'completed') {
     move.state = 'done';
+    delete move.handedOver;
     if (outcome.move) move.move = outcome.move;
     move.jobsMoved = outcome.jobsMoved;
     move.jobsCopied = outcome.jobsCopied;
@@ -83,6 +88,7 @@ async function runMove(op: Operation, move: MoveEntry): Promise<void> {
     op.progress.jobsCopied += outcome.jobsCopied;
   } else if (CancellationScope.current().consideredCancelled) {
     move.state = 'aborted';
+    if (outcome.handedOver) op.note(`move ${move.n} is handed over and not completed: ${move.lastAbort}`);
   } else {
     // Blocked; or aborted although nobody cancelled the operation: its child was cancelled by hand. Resume starts it again, with the next try.
     move.state = 'waiting';

@@ -5,7 +5,7 @@ import { VERIFY_SAMPLES_MAX } from '../../workflows/messages.ts';
 import { bytesPerSecond, getLimits, type LimitsOptions, numberOrDefault, setLimits } from './commands/limits.ts';
 import { log, operations, showCluster, showRing, status } from './commands/look.ts';
 import { plan, type ScaleOptions, scale } from './commands/scale.ts';
-import { type Steering, steer, steering } from './commands/steer.ts';
+import { type Steering, steer, steering, type UndoOptions, undo } from './commands/steer.ts';
 import { type VerifyOptions, verify } from './commands/verify.ts';
 import { type Context, type GlobalOptions, openContext } from './context.ts';
 import { type ExitCode, exitCodeOfError, exitCodes } from './exit-codes.ts';
@@ -107,6 +107,17 @@ function createProgram(surroundings: Surroundings, end: (code: ExitCode) => void
         end(await steer(context, name as Steering, operation));
       });
   }
+  program
+    .command('undo')
+    .description('move back what an operation has moved, also while it runs')
+    .argument('<operation>', 'its id, or a unique beginning of it')
+    .option('--dry-run', 'show the plan, start nothing')
+    .option('--plan-hash <hash>', 'of an operation that has ended: only if this is still the plan')
+    .option('--wait', 'show the progress until it ends or is blocked')
+    .action(async function action(this: Command, operation: string) {
+      const context = await openContext(surroundings, program.opts<GlobalOptions>());
+      end(await undo(context, operation, this.opts<UndoOptions>()));
+    });
   program
     .command('verify')
     .description('is the cluster as it should be; is what moves took along the same on both sides')
