@@ -38,6 +38,8 @@ const HOLD_DEADLINE_MS = 10_000;
 const STATEMENT_MS_MAX = 43_200_000;
 /** No byte of a statement came or went for so long: its peer is stopped. Longer than it takes to count what is pending of 100 million rows. */
 const SILENCE_MS_MAX = 600_000;
+/** What the log keeps of an accepted difference. */
+const DIFFERENCE_LENGTH_MAX = 2_000;
 /** We stop before the source does: an append that races with its dead-man would be lost work. */
 const HOLD_MARGIN_MS = 2_000;
 
@@ -175,8 +177,15 @@ export function createMoveActivities(deps: ActivityDeps): MoveActivities {
         await waitFolded(deps, input.to, move.handedOverAt);
         await waitSettled(deps, input.from, move.handedOverAt);
         // While the move is open neither node drops anything of it: both sides can be read as they were.
-        const certificate = await certificateOf(input, movesOf(events).get(input.move)!);
-        await append(input, { type: 'complete move', move: input.move, certificate });
+        try {
+          const certificate = await certificateOf(input, movesOf(events).get(input.move)!);
+          await append(input, { type: 'complete move', move: input.move, certificate });
+        } catch (error) {
+          if (!input.accept || codeOf(error) !== 'CERTIFICATE_MISMATCH') throw error;
+          const accepted = { ...input.accept, difference: describeDifference(error) };
+          deps.log.warn({ move: input.move, ...accepted }, 'a difference is accepted');
+          await append(input, { type: 'accept difference', move: input.move, accepted });
+        }
       });
     },
   });
@@ -269,6 +278,13 @@ const handedOver = (proof: MoveProof): CutOverResult => ({
   jobsMoved: proof.jobsPending,
   jobsCopied: proof.jobsCopied,
 });
+
+/** Counts and sums of both sides; no content, as a certificate has none. */
+function describeDifference(error: unknown): string {
+  const found: unknown = error instanceof CodedError ? error.details['differences'] : undefined;
+  const text = Array.isArray(found) ? found.join('; ') : error instanceof Error ? error.message : String(error);
+  return text.slice(0, DIFFERENCE_LENGTH_MAX);
+}
 
 /** The move is not this attempt's to abort: it has ended, or a newer attempt has claimed it. */
 const isPastAborting = (error: unknown): boolean =>

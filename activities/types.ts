@@ -7,6 +7,7 @@ import type { CompareCursor, Difference, DifferenceCounts } from '../jobsdb/comp
 import type { HolderIdentity, MoveId, NodeFacts, NodeId } from '../ring/events.ts';
 import type { PartitionIndex } from '../ring/partition.ts';
 import type { MovePlan } from '../ring/plan.ts';
+import type { Loss } from '../ring/ring.ts';
 
 export type { Difference, DifferenceCounts, DifferenceKind } from '../jobsdb/compare.ts';
 
@@ -144,6 +145,17 @@ export interface MoveActivityInput extends AskingAsHolder {
   readonly partitions: readonly PartitionIndex[];
 }
 
+/** Somebody has said that a difference is to be taken as it is. */
+export interface Acceptance {
+  readonly by: string;
+  readonly reason: string;
+}
+
+export interface CleanUpInput extends MoveActivityInput {
+  /** Where the sides differ the move is completed all the same, without a certificate, and the log says who accepted what. */
+  readonly accept?: Acceptance;
+}
+
 /** Details of the heartbeats of `preCopy`: for people, some seconds old at most. */
 export interface CopyProgress {
   readonly move: MoveId;
@@ -167,9 +179,9 @@ export interface MoveActivities {
   cutOver(input: MoveActivityInput): Promise<CutOverResult>;
   /**
    * After the hand-over: waits until source and target have folded it and settled, certifies what they hold, then `move completed`.
-   * Refuses: CERTIFICATE_MISMATCH; then nothing may be deleted.
+   * Refuses: CERTIFICATE_MISMATCH, unless that was accepted; then nothing may be deleted.
    */
-  cleanUp(input: MoveActivityInput): Promise<void>;
+  cleanUp(input: CleanUpInput): Promise<void>;
 }
 
 export interface VerifyActivities {
@@ -196,6 +208,8 @@ export interface ClusterCheck {
   /** The first of them. */
   readonly problems: readonly ClusterProblem[];
   readonly problemCount: number;
+  /** What somebody has accepted to be lost or different: no problem any more, and never silent. Absent from workers that knew of none. */
+  readonly losses?: readonly Loss[];
 }
 
 /** Where a comparison of moves is: moves are compared in the order of their hand-overs. */

@@ -13,6 +13,7 @@ export function clusterAnswer(
   return {
     ...common(ring),
     nodes: nodesOf(ring).map(({ owns: _, ...node }) => node),
+    losses: ring.losses ?? [],
     operation,
     temporal,
     ringTrouble: trouble?.message ?? null,

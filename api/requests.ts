@@ -26,6 +26,16 @@ export const undoBody = z.strictObject({
   actor: words(100).optional(),
 });
 export const planBody = z.strictObject({ targetNodes, planHash: planHash.optional() });
+export const retryBody = z
+  .strictObject({
+    reason: words(500).optional(),
+    actor: words(100).optional(),
+    acceptDifference: z.boolean('must be true or false').optional(),
+  })
+  .refine(({ acceptDifference, reason }) => !acceptDifference || (reason ?? '').trim() !== '', {
+    path: ['reason'],
+    message: 'is needed where a difference is accepted',
+  });
 export const operatorBody = z.strictObject({ reason: words(500).optional(), actor: words(100).optional() });
 
 /** Any values: what a limit may be is told with its own code (LIMITS_INVALID). */

@@ -16,6 +16,7 @@ import {
   parseIdempotencyKey,
   parseQuery,
   planBody,
+  retryBody,
   targetNodesFor,
   undoBody,
 } from './requests.ts';
@@ -77,7 +78,7 @@ export function operationRoutes(api: FastifyInstance, rings: Rings, operations: 
   for (const action of steering) {
     const path = `/v1/clusters/:cluster/operations/:operation/${action}`;
     api.post<OnOperation>(path, async ({ params, body, log }): Promise<OperationProgress> => {
-      const asked = parseBody(operatorBody, body ?? {});
+      const asked = parseBody(action === 'retry' ? retryBody : operatorBody, body ?? {});
       await rings.latest(params.cluster);
       const progress = await operations[action](params.cluster, operationId(params.operation), asked);
       log.info({ clusterId: params.cluster, operationId: progress.operationId, state: progress.state }, action);

@@ -6,7 +6,7 @@ import type { LimitName, LimitsChange, MoveLimits } from '../ring/limits.ts';
 import type { MoveRecord } from '../ring/moves.ts';
 import type { PartitionIndex } from '../ring/partition.ts';
 import type { MovePlan } from '../ring/plan.ts';
-import type { OpenMove } from '../ring/ring.ts';
+import type { Loss, OpenMove } from '../ring/ring.ts';
 import type { OperationProgress, VerifyProgress } from '../workflows/messages.ts';
 import type { OperationSummary } from './operation-runs.ts';
 
@@ -46,6 +46,8 @@ export interface ClusterAnswer {
   /** The operation that holds the ring; null: unfrozen. */
   readonly freeze: { readonly operationId: string; readonly workflowId: string; readonly holder: number } | null;
   readonly openMoves: readonly OpenMove[];
+  /** What somebody has accepted to be lost or different. */
+  readonly losses: readonly Loss[];
   /** The operation that is under way; null also where Temporal cannot be asked: see `temporal`. */
   readonly operation: OperationSummary | null;
   readonly temporal: 'ok' | 'unreachable';

@@ -7,6 +7,7 @@ import {
   type OperatorRequest,
   pauseUpdate,
   progressQuery,
+  type RetryRequest,
   resumeUpdate,
   retryUpdate,
   type ScaleInput,
@@ -49,7 +50,7 @@ export interface OperationsClient {
   list(clusterId: string, limit: number): Promise<OperationSummary[]>;
   pause(clusterId: string, operationId: string, request: OperatorRequest): Promise<OperationProgress>;
   resume(clusterId: string, operationId: string, request: OperatorRequest): Promise<OperationProgress>;
-  retry(clusterId: string, operationId: string, request: OperatorRequest): Promise<OperationProgress>;
+  retry(clusterId: string, operationId: string, request: RetryRequest): Promise<OperationProgress>;
   cancel(clusterId: string, operationId: string, request: OperatorRequest): Promise<OperationProgress>;
   /** Of an operation that is under way; one that has ended is undone by another operation. */
   undo(clusterId: string, operationId: string, request: OperatorRequest): Promise<OperationProgress>;
@@ -126,7 +127,7 @@ class TemporalOperations implements OperationsClient {
     return this.#update('resume', clusterId, operationId, request);
   }
 
-  retry(clusterId: string, operationId: string, request: OperatorRequest): Promise<OperationProgress> {
+  retry(clusterId: string, operationId: string, request: RetryRequest): Promise<OperationProgress> {
     return this.#update('retry', clusterId, operationId, request);
   }
 

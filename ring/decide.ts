@@ -1,5 +1,14 @@
 /** What may be done to a ring: commands in, past-tense events out, or a refusal with a code. Pure. */
-import type { HolderIdentity, MoveCertificate, MoveId, MoveProof, NodeFacts, NodeId, RingEvent } from './events.ts';
+import type {
+  AcceptedDifference,
+  HolderIdentity,
+  MoveCertificate,
+  MoveId,
+  MoveProof,
+  NodeFacts,
+  NodeId,
+  RingEvent,
+} from './events.ts';
 import { effectiveChange, type LimitsChange, noLimitsSet, troubleOf } from './limits.ts';
 import { isPartitionCount, PARTITION_COUNT_MAX, type PartitionIndex } from './partition.ts';
 import { isMember, moveOf, type OpenMove, partitionsOf, type Ring, startedMoveOf } from './ring.ts';
@@ -23,6 +32,7 @@ export type RingRefusalCode =
   | 'STALE_TOKEN'
   | 'LIMITS_INVALID'
   | 'OPERATION_UNKNOWN'
+  | 'REASON_NEEDED'
   | 'UNDO_OUT_OF_ORDER';
 
 export class RingRefusal extends Error {
@@ -60,6 +70,8 @@ export type RingCommand =
   | { readonly type: 'abort move'; readonly move: MoveId; readonly because: string }
   /** Nothing of the move is deleted at its source before this. */
   | { readonly type: 'complete move'; readonly move: MoveId; readonly certificate: MoveCertificate }
+  /** Ends a move whose source and target were found to differ, because somebody says so. */
+  | { readonly type: 'accept difference'; readonly move: MoveId; readonly accepted: AcceptedDifference }
   /** Whoever holds the ring: it changes no ownership. */
   | { readonly type: 'set limits'; readonly change: LimitsChange };
 
@@ -133,12 +145,18 @@ export function decide(ring: Ring, command: RingCommand): RingEvent[] {
       return [{ type: 'move aborted', move: command.move, because: command.because }];
     }
     case 'complete move': {
-      const open = moveOf(ring, command.move);
+      const open = handedOverMove(ring, command.move);
       if (!open) return [];
-      if (open.state !== 'handed over') refuse('MOVE_INVALID', `${command.move} is not handed over yet`);
       const wrong = misfitOf(open, command.certificate);
       if (wrong) refuse('CERTIFICATE_MISMATCH', `${command.move}: ${wrong}`);
       return [{ type: 'move completed', move: command.move, certificate: command.certificate }];
+    }
+    case 'accept difference': {
+      if (!handedOverMove(ring, command.move)) return [];
+      const { by, reason } = command.accepted;
+      if (by === '' || reason.trim() === '')
+        refuse('REASON_NEEDED', `${command.move}: who accepts the difference, and why?`);
+      return [{ type: 'move completed', move: command.move, accepted: command.accepted }];
     }
     case 'set limits': {
       const trouble = troubleOf(command.change);
@@ -238,6 +256,14 @@ function startedMove(ring: Ring, move: MoveId): OpenMove {
   if (!open) return refuse('MOVE_ABORTED', `${move} is not open: it was aborted, or has been completed`);
   if (open.state === 'handed over')
     refuse('MOVE_HANDED_OVER', `${move} was handed over at version ${open.handedOverAt}`);
+  return open;
+}
+
+/** Null where it has been completed. */
+function handedOverMove(ring: Ring, move: MoveId): OpenMove | null {
+  const open = moveOf(ring, move);
+  if (!open) return null;
+  if (open.state !== 'handed over') refuse('MOVE_INVALID', `${move} is not handed over yet`);
   return open;
 }
 

@@ -74,6 +74,15 @@ export interface MoveCertificate {
   readonly tables: readonly CertifiedTable[];
 }
 
+/** Somebody has taken it upon themselves that a move's source and target differ: it is over without a certificate. */
+export interface AcceptedDifference {
+  /** Who, and why. */
+  readonly by: string;
+  readonly reason: string;
+  /** What differs, as it was found when it was accepted. */
+  readonly difference: string;
+}
+
 export type RingEvent =
   | {
       readonly type: 'ring made';
@@ -107,8 +116,13 @@ export type RingEvent =
       readonly proof: MoveProof;
     }
   | { readonly type: 'move aborted'; readonly move: MoveId; readonly because: string }
-  /** `certificate`: absent in logs of versions that made none. */
-  | { readonly type: 'move completed'; readonly move: MoveId; readonly certificate?: MoveCertificate }
+  /** `certificate`: absent in logs of versions that made none, and where a difference was accepted. */
+  | {
+      readonly type: 'move completed';
+      readonly move: MoveId;
+      readonly certificate?: MoveCertificate;
+      readonly accepted?: AcceptedDifference;
+    }
   /** Changes no ownership: anybody may, also while an operation holds the ring. */
   | { readonly type: 'limits set'; readonly change: LimitsChange };
 

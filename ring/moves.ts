@@ -1,5 +1,5 @@
 /** What became of every move in a log: who asked, what was proven, whether it is certified. Pure. */
-import type { MoveCertificate, MoveId, MoveProof, NodeId, RecordedEvent } from './events.ts';
+import type { AcceptedDifference, MoveCertificate, MoveId, MoveProof, NodeId, RecordedEvent } from './events.ts';
 import type { PartitionIndex } from './partition.ts';
 
 export interface MoveRecord {
@@ -17,6 +17,8 @@ export interface MoveRecord {
   readonly handedOver: { readonly version: number; readonly epoch: number; readonly at: string } | null;
   readonly proof: MoveProof | null;
   readonly certificate: MoveCertificate | null;
+  /** Why it is over without one: its sides differ, and somebody has accepted that. */
+  readonly accepted: AcceptedDifference | null;
   readonly endedAt: string | null;
   /** Why it was aborted. */
   readonly because: string | null;
@@ -37,9 +39,9 @@ export function movesOf(events: readonly RecordedEvent[]): Map<MoveId, MoveRecor
         break;
       case 'move started': {
         const { move, from, to, partitions } = event;
-        const nothing = { handedOver: null, proof: null, certificate: null, endedAt: null, because: null };
+        const none = { handedOver: null, proof: null, certificate: null, accepted: null, endedAt: null, because: null };
         const by = { operation, actor, reason, startedAt: at };
-        moves.set(move, { move, from, to, partitions, state: 'started', ...by, ...nothing });
+        moves.set(move, { move, from, to, partitions, state: 'started', ...by, ...none });
         break;
       }
       case 'partitions handed over':
@@ -50,14 +52,22 @@ export function movesOf(events: readonly RecordedEvent[]): Map<MoveId, MoveRecor
         change(event.move, { state: 'aborted', endedAt: at, because: event.because });
         break;
       case 'move completed':
-        change(event.move, { state: 'completed', endedAt: at, certificate: event.certificate ?? null });
+        change(event.move, {
+          state: 'completed',
+          endedAt: at,
+          certificate: event.certificate ?? null,
+          accepted: event.accepted ?? null,
+        });
         break;
     }
   }
   return moves;
 }
 
-/** Hand-overs away from `node` since it joined the ring that have no certificate: until they have, nothing of the node may be deleted. */
+/**
+ * Hand-overs away from `node` since it joined the ring that have no certificate, and whose difference nobody has accepted: until they have, nothing of the node
+ * may be deleted.
+ */
 export function uncertifiedFrom(events: readonly RecordedEvent[], node: NodeId): MoveRecord[] {
   let joinedAt = 0;
   let isMember = false;
@@ -69,7 +79,7 @@ export function uncertifiedFrom(events: readonly RecordedEvent[], node: NodeId):
     isMember = true;
   }
   return [...movesOf(events).values()].filter(
-    ({ from, handedOver, certificate }) =>
-      from === node && handedOver !== null && handedOver.version > joinedAt && certificate === null,
+    ({ from, handedOver, certificate, accepted }) =>
+      from === node && handedOver !== null && handedOver.version > joinedAt && !certificate && !accepted,
   );
 }

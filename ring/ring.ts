@@ -30,6 +30,19 @@ export interface OpenMove {
   readonly proven: Readonly<Record<string, number>> | null;
 }
 
+/** A promise that was given up in the open: it stays in every report. */
+export interface Loss {
+  /** Log position of the event that says so. */
+  readonly version: number;
+  /** `difference`: what a move's source and target hold is not the same, and the move was completed all the same. */
+  readonly kind: 'difference';
+  readonly move: MoveId;
+  readonly by: string;
+  readonly reason: string;
+  /** In words. */
+  readonly what: string;
+}
+
 /**
  * Drawn as  `e7 {a b c} [a a b b] frozen:run-3 moves{2:b→c}`
  *   R1 every partition has exactly one owner, and that owner is a member
@@ -53,6 +66,8 @@ export interface Ring {
   readonly moves: readonly OpenMove[];
   /** Of its moves; absent in a ring that an older version has kept on disk: see `limitsOf`. */
   readonly limits?: LimitsSet;
+  /** What somebody has accepted to be lost or different, in order; absent in a ring that an older version has kept on disk. */
+  readonly losses?: readonly Loss[];
   /** Types of events that this code does not know (a newer version runs elsewhere): serve on, change nothing. */
   readonly notUnderstood: readonly string[];
 }
@@ -69,6 +84,7 @@ export function noRing(clusterId: string): Ring {
     lastHolder: 0,
     moves: [],
     limits: noLimitsSet,
+    losses: [],
     notUnderstood: [],
   };
 }
@@ -175,14 +191,33 @@ function applyEvent(ring: Ring, event: RingEvent): Ring {
       }));
     }
     case 'move aborted':
-    case 'move completed':
-      return { ...ring, moves: ring.moves.filter((open) => open.move !== event.move) };
+      return withoutMove(ring, event.move);
+    case 'move completed': {
+      if (!event.accepted) return withoutMove(ring, event.move);
+      const { by, reason, difference } = event.accepted;
+      const { version } = ring;
+      return withLoss(withoutMove(ring, event.move), {
+        version,
+        kind: 'difference',
+        move: event.move,
+        by,
+        reason,
+        what: difference,
+      });
+    }
     case 'limits set':
       return { ...ring, limits: withChange(ring.limits ?? noLimitsSet, event.change, ring.version) };
   }
   // No default above: a new type does not compile until it is handled. What arrives here was written by a newer version.
   return { ...ring, notUnderstood: [...ring.notUnderstood, (event as { type: string }).type] };
 }
+
+const withLoss = (ring: Ring, loss: Loss): Ring => ({ ...ring, losses: [...(ring.losses ?? []), loss] });
+
+const withoutMove = (ring: Ring, move: MoveId): Ring => ({
+  ...ring,
+  moves: ring.moves.filter((open) => open.move !== move),
+});
 
 function withMove(ring: Ring, move: MoveId, change: (open: OpenMove) => OpenMove): Ring {
   return { ...ring, moves: ring.moves.map((open) => (open.move === move ? change(open) : open)) };

@@ -5,6 +5,7 @@
 import { defineSearchAttributeKey } from '@temporalio/common';
 import { defineQuery, defineUpdate } from '@temporalio/workflow';
 import type {
+  Acceptance,
   ClusterCheck,
   CompareMovesCursor,
   Difference,
@@ -90,6 +91,7 @@ export interface BlockedOn {
   /** ISO 8601. */
   readonly since: string;
   readonly phase: PhaseName;
+  /** `move-<n>` of this operation; or, whole, the id of a move that another one left behind. */
   readonly move?: string;
 }
 
@@ -160,12 +162,19 @@ export interface OperatorRequest {
   readonly actor?: string;
   readonly reason?: string;
 }
+export interface RetryRequest extends OperatorRequest {
+  /**
+   * Of an operation that is blocked on CERTIFICATE_MISMATCH: the one move that it names is completed although its sides differ. Needs a reason; actor, reason
+   * and difference stand in the ring's log, and are told by every later report.
+   */
+  readonly acceptDifference?: boolean;
+}
 /** No further move starts; moves that run finish. */
 export const pauseUpdate = defineUpdate<OperationProgress, [OperatorRequest]>('pause');
 /** Ends a pause, and tries again what a blocked operation waits for. */
 export const resumeUpdate = defineUpdate<OperationProgress, [OperatorRequest]>('resume');
 /** As resume, for an operation that is blocked. */
-export const retryUpdate = defineUpdate<OperationProgress, [OperatorRequest]>('retry');
+export const retryUpdate = defineUpdate<OperationProgress, [RetryRequest]>('retry');
 /** Moves before their hand-over are aborted, those after it finish; no more start; the ring is valid and unfrozen. */
 export const cancelUpdate = defineUpdate<OperationProgress, [OperatorRequest]>('cancel');
 /** As cancel; then, under the same freeze, what was moved is moved back, nodes that were removed come back, and those that were added go. */
@@ -188,6 +197,8 @@ export interface MoveInput {
   readonly partitions: readonly PartitionIndex[];
   readonly reason: string;
   readonly askedBy?: string;
+  /** A difference that its clean-up may meet is accepted. */
+  readonly accept?: Acceptance;
   /** The number of its first try: what an earlier child used up is not used again. Default 1. */
   readonly tryFrom?: number;
 }

@@ -122,7 +122,8 @@ async function tidy(input: MoveInput, status: Writable<MoveStatus>): Promise<Ref
   const { from, to, partitions } = input;
   status.state = 'cleaning up';
   try {
-    const move = { ...askingOf(input), move: status.move!, from, to, partitions };
+    const accept = input.accept ? { accept: input.accept } : {};
+    const move = { ...askingOf(input), move: status.move!, from, to, partitions, ...accept };
     await CancellationScope.nonCancellable(() => call(cleanUp, `clean up at ${from}`, move));
     return null;
   } catch (error) {

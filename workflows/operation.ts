@@ -10,7 +10,7 @@
  *   completed, cancelled, undone, nothing to do, failed   none; `undo` of one that has ended is another operation
  * docs/operations.md has the table state × action; a test drives each of its cells.
  */
-import { CancelledFailure } from '@temporalio/common';
+import { CancelledFailure, type UpdateDefinition } from '@temporalio/common';
 import {
   CancellationScope,
   condition,
@@ -20,9 +20,10 @@ import {
   upsertSearchAttributes,
   workflowInfo,
 } from '@temporalio/workflow';
-import type { Asking, AskingAsHolder, RingSummary } from '../activities/types.ts';
+import type { Acceptance, Asking, AskingAsHolder, RingSummary } from '../activities/types.ts';
 import type { HolderIdentity } from '../ring/events.ts';
 import type { MovePlan, PlannedMove } from '../ring/plan.ts';
+import { type Action, refusalFor, type Situation } from './actions.ts';
 import { detailsOf } from './details.ts';
 import { type Refusal, refusalOf, refuse } from './failures.ts';
 import { describeGoal, goalOf } from './input.ts';
@@ -36,6 +37,7 @@ import {
   type PhaseName,
   pauseUpdate,
   progressQuery,
+  type RetryRequest,
   resumeUpdate,
   retryUpdate,
   type ScaleCarry,
@@ -43,6 +45,7 @@ import {
   searchAttributes,
   undoUpdate,
 } from './messages.ts';
+import { nextActionOf } from './next-action.ts';
 
 type Writable<T> = { -readonly [K in keyof T]: T[K] };
 export type MoveEntry = Writable<MoveProgress>;
@@ -72,6 +75,9 @@ export class Operation {
   #undo: 'no' | 'wanted' | 'under way';
   /** Its moves from here on are those of the undo. */
   #undoneFrom: number;
+  /** The move that a step is at, and the one whose difference was accepted. */
+  #concerned: string | undefined;
+  #accepted: (Acceptance & { readonly move: string }) | null = null;
   /** What was cancelled is being tidied up: too late for an undo by this run. */
   #isWindingUp = false;
   #ended: EndState | null = null;
@@ -96,27 +102,27 @@ export class Operation {
     on(
       pauseUpdate,
       (request) => this.#pause(request),
-      () => this.#assertGoingOn(),
+      () => this.#assertAllowed('pause'),
     );
     on(
       resumeUpdate,
       (request) => this.#resume('resumed', request),
-      () => this.#assertWaiting(this.#paused),
+      () => this.#assertAllowed('resume'),
     );
     on(
       retryUpdate,
-      (request) => this.#resume('retried', request),
-      () => this.#assertWaiting(false),
+      (request) => this.#retry(request),
+      (request) => this.#assertRetryable(request),
     );
     on(
       cancelUpdate,
       (request) => this.#cancel(request),
-      () => this.#assertGoingOn(),
+      () => this.#assertAllowed('cancel'),
     );
     on(
       undoUpdate,
       (request) => this.#requestUndo(request),
-      () => this.#assertUndoable(),
+      () => this.#assertAllowed('undo'),
     );
     // Temporal's own cancellation arrives here too: the scope's parent is the workflow's.
     this.#work.cancelRequested.catch(() => this.#noteCancel());
@@ -180,8 +186,22 @@ export class Operation {
     }
   }
 
+  /** Runs a part of a step that is about one move: what it is blocked on names it. */
+  async concerning(move: string, run: () => Promise<void>): Promise<void> {
+    this.#concerned = move;
+    await run(); // it stays named where this fails: the step asks for it
+    this.#concerned = undefined;
+  }
+
+  /** What somebody has said of the difference of this move, as a part of an input. */
+  acceptanceOf(move: string): { readonly accept?: Acceptance } {
+    if (this.#accepted?.move !== move) return {};
+    const { by, reason } = this.#accepted;
+    return { accept: { by, reason } };
+  }
+
   /** Shows what the operation waits for. The first of several stays: it is what nextAction is about. */
-  block({ code, message }: Refusal, move?: string): void {
+  block({ code, message }: Refusal, move = this.#concerned): void {
     if (this.progress.blockedOn) return;
     const since = new Date(Date.now()).toISOString();
     const blockedOn: BlockedOn = {
@@ -192,6 +212,7 @@ export class Operation {
       ...(move ? { move } : {}),
     };
     this.progress.blockedOn = blockedOn;
+    this.#concerned = undefined;
     log.warn('blocked', { ...blockedOn });
     this.changed();
   }
@@ -284,8 +305,7 @@ export class Operation {
   changed(): void {
     const { progress } = this;
     progress.state = this.#state();
-    progress.nextAction =
-      progress.state === 'blocked' || progress.state === 'paused' ? `ringmaster resume ${progress.operationId}` : null;
+    progress.nextAction = nextActionOf(progress);
     setCurrentDetails(detailsOf(progress));
     const blockedOn = progress.blockedOn?.code ?? null;
     const shown = `${progress.state} ${blockedOn}`;
@@ -302,7 +322,7 @@ export class Operation {
   #state(): OperationState {
     if (this.#ended) return this.#ended;
     if (this.progress.blockedOn) return 'blocked';
-    if (this.#undo === 'wanted') return 'undoing';
+    if (this.#undo === 'wanted') return this.#paused ? 'paused' : 'undoing';
     if (this.#cancelRequested) return 'cancelling';
     if (this.#paused) return 'paused';
     return this.isUndoing ? 'undoing' : 'running';
@@ -319,6 +339,15 @@ export class Operation {
     this.progress.blockedOn = null;
     this.note(`${what}${by(request)}`);
     return this.progress;
+  }
+
+  #retry(request: RetryRequest | undefined): OperationProgress {
+    const move = this.progress.blockedOn?.move;
+    if (request?.acceptDifference && move !== undefined) {
+      this.#accepted = { move, by: request.actor ?? 'unknown', reason: request.reason ?? '' };
+      return this.#resume(`the difference of ${move} is accepted, and it is retried`, request);
+    }
+    return this.#resume('retried', request);
   }
 
   #cancel(request: OperatorRequest | undefined): OperationProgress {
@@ -353,24 +382,31 @@ export class Operation {
   }
 
   /** Validators read only, and at once. */
-  #assertGoingOn(): void {
-    if (this.#ended || this.progress.phase === 'unfreeze ring')
-      refuse('OPERATION_ENDING', `operation ${this.progress.operationId} is ending`);
+  #assertAllowed(action: Action): void {
+    const code = refusalFor(this.#situation, action);
+    if (code === null) return;
+    const { operationId, state } = this.progress;
+    const why: Readonly<Record<string, string>> = {
+      OPERATION_ENDED: `has ended: ${state}`,
+      OPERATION_ENDING: `is ending: too late to ${action} it`,
+      OPERATION_NOT_WAITING: `is ${state}: it waits for nobody`,
+    };
+    refuse(code, `operation ${operationId} ${why[code]}`);
   }
 
-  #assertUndoable(): void {
-    this.#assertGoingOn();
-    if (this.#isWindingUp)
-      refuse('OPERATION_ENDING', `operation ${this.progress.operationId} is ending: undo it once it has ended`);
+  get #situation(): Situation {
+    const state = this.#state();
+    if (this.#ended || !(this.#isWindingUp || this.progress.phase === 'unfreeze ring')) return state;
+    return state === 'blocked' ? 'blocked at its last step' : 'at its last step';
   }
 
-  #assertWaiting(isPaused: boolean): void {
-    if (this.#ended || !(isPaused || this.progress.blockedOn)) {
-      refuse(
-        'OPERATION_NOT_WAITING',
-        `operation ${this.progress.operationId} is ${this.progress.state}: it waits for nobody`,
-      );
-    }
+  #assertRetryable(request: RetryRequest | undefined): void {
+    this.#assertAllowed('retry');
+    if (!request?.acceptDifference) return;
+    const { blockedOn } = this.progress;
+    if (blockedOn?.code !== 'CERTIFICATE_MISMATCH' || blockedOn.move === undefined)
+      refuse('NOTHING_TO_ACCEPT', `operation ${this.progress.operationId} is blocked on ${blockedOn?.code}`);
+    if (!request.reason?.trim()) refuse('REASON_NEEDED', 'a difference is accepted with a reason only');
   }
 }
 
@@ -413,13 +449,12 @@ const entryOf = (move: PlannedMove): MoveEntry => ({
   jobsCopied: 0,
 });
 
-type OperatorUpdate = typeof pauseUpdate;
-function on(
-  update: OperatorUpdate,
-  handler: (request: OperatorRequest | undefined) => OperationProgress,
-  validator: () => void,
+function on<Request extends OperatorRequest>(
+  update: UpdateDefinition<OperationProgress, [Request]>,
+  handler: (request: Request | undefined) => OperationProgress,
+  validator: (request: Request | undefined) => void,
 ): void {
-  setHandler<OperationProgress, [OperatorRequest], OperatorUpdate>(update, handler, { validator });
+  setHandler(update, handler, { validator });
 }
 
 const by = (request: OperatorRequest | undefined): string =>

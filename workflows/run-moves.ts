@@ -103,7 +103,8 @@ async function runMove(op: Operation, move: MoveEntry): Promise<void> {
 async function executeMove(op: Operation, move: MoveEntry): Promise<MoveOutcome> {
   const { clusterId, operationId } = op.progress;
   const { n, from, to, partitions } = move;
-  const input: MoveInput = { ...op.asHolder, n, from, to, partitions, tryFrom: move.tries + 1 };
+  const accept = op.acceptanceOf(`move-${n}`);
+  const input: MoveInput = { ...op.asHolder, n, from, to, partitions, tryFrom: move.tries + 1, ...accept };
   try {
     return await executeChild('MovePartitions', {
       // The same id again when a blocked move is resumed: never two at once.

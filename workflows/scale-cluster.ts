@@ -17,7 +17,7 @@ import {
   isCancellation,
   workflowInfo,
 } from '@temporalio/workflow';
-import type { RingSummary } from '../activities/types.ts';
+import type { Leftover, RingSummary } from '../activities/types.ts';
 import type { NodeFacts, NodeId } from '../ring/events.ts';
 import { type MovePlan, nodeNames, ordinalOf, planMoves } from '../ring/plan.ts';
 import { call, cleanUp, pods, removeUnused, ring, verifyCluster } from './activities.ts';
@@ -174,16 +174,7 @@ async function freezeRing(op: Operation): Promise<void> {
       left.state === 'started'
         ? await call(ring.abortMove, `abort ${left.move}, which was left open`, abort)
         : { result: left.state };
-    if (answer.result === 'handed over') {
-      const { move, from, to, partitions } = left;
-      await call(cleanUp, `complete ${move}, which was left handed over`, {
-        ...op.asHolder,
-        move,
-        from,
-        to,
-        partitions,
-      });
-    }
+    if (answer.result === 'handed over') await complete(op, left.move, left, 'which was left handed over');
     op.note(`move ${left.move}, left open, was ${answer.result === 'aborted' ? 'aborted' : 'completed'}`);
   }
   op.frozen = frozen.ring;
@@ -238,18 +229,18 @@ async function planBack(op: Operation): Promise<void> {
 /** Of what was cancelled: a partition leaves its new owner only once its former one has put away what it held. */
 async function completeHandedOver(op: Operation): Promise<void> {
   for (const entry of op.progress.moves.filter(({ handedOver }) => handedOver)) {
-    const { move, from, to, partitions } = entry;
-    await call(cleanUp, `complete ${move}, which is handed over`, {
-      ...op.asHolder,
-      move: move!,
-      from,
-      to,
-      partitions,
-    });
+    await complete(op, `move-${entry.n}`, { ...entry, move: entry.move! }, 'which is handed over');
     entry.state = 'done';
     delete entry.handedOver;
     op.changed();
   }
+}
+
+/** `name`: as the operation names the move that it is blocked on. */
+async function complete(op: Operation, name: string, left: Omit<Leftover, 'state'>, why: string): Promise<void> {
+  const { move, from, to, partitions } = left;
+  const input = { ...op.asHolder, move, from, to, partitions, ...op.acceptanceOf(name) };
+  await op.concerning(name, () => call(cleanUp, `complete ${move}, ${why}`, input));
 }
 
 const hasNothingToDo = ({ progress: { moves, nodesAdded, nodesRemoved } }: Operation): boolean =>

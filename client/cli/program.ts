@@ -5,7 +5,7 @@ import { VERIFY_SAMPLES_MAX } from '../../workflows/messages.ts';
 import { bytesPerSecond, getLimits, type LimitsOptions, numberOrDefault, setLimits } from './commands/limits.ts';
 import { log, operations, showCluster, showRing, status } from './commands/look.ts';
 import { plan, type ScaleOptions, scale } from './commands/scale.ts';
-import { type Steering, steer, steering, type UndoOptions, undo } from './commands/steer.ts';
+import { type Steering, type SteerOptions, steer, steering, type UndoOptions, undo } from './commands/steer.ts';
 import { type VerifyOptions, verify } from './commands/verify.ts';
 import { type Context, type GlobalOptions, openContext } from './context.ts';
 import { type ExitCode, exitCodeOfError, exitCodes } from './exit-codes.ts';
@@ -98,14 +98,16 @@ function createProgram(surroundings: Surroundings, end: (code: ExitCode) => void
     .addOption(new Option('--limit <n>', 'how many').argParser(wholeNumber(1, 200)).default(20))
     .action(command((context, self) => operations(context, self.opts<{ limit: number }>())));
   for (const [name, description] of Object.entries(steering)) {
-    program
-      .command(name)
-      .description(description)
-      .argument('<operation>', 'its id, or a unique beginning of it')
-      .action(async (operation: string) => {
-        const context = await openContext(surroundings, program.opts<GlobalOptions>());
-        end(await steer(context, name as Steering, operation));
-      });
+    const one = program.command(name).description(description).argument('<operation>', 'its id, or a unique beginning');
+    if (name === 'retry')
+      one.option(
+        '--accept-difference',
+        'complete the move whose sides differ; needs --reason, and stays in every report',
+      );
+    one.action(async function action(this: Command, operation: string) {
+      const context = await openContext(surroundings, program.opts<GlobalOptions>());
+      end(await steer(context, name as Steering, operation, this.opts<SteerOptions>()));
+    });
   }
   program
     .command('undo')

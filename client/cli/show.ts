@@ -3,6 +3,7 @@
 import type { LimitName } from '../../ring/limits.ts';
 import { formatPartitions } from '../../ring/partition.ts';
 import type { MovePlan } from '../../ring/plan.ts';
+import type { Loss } from '../../ring/ring.ts';
 import type {
   ClusterAnswer,
   LimitAnswer,
@@ -39,9 +40,17 @@ export function clusterLines(cluster: ClusterAnswer, terminal: Terminal): string
     head,
     ...table(['NODE', 'PARTITIONS', 'URL'], rows),
     ...(moves.length > 0 ? ['open moves:', ...moves] : []),
+    ...lossLines(cluster.losses ?? []),
     ...(cluster.ringTrouble ? [`the ring may be old: ${plain(cluster.ringTrouble)}`] : []),
     ...(cluster.temporal === 'unreachable' ? ['Temporal cannot be reached: what operations do is not known'] : []),
   ];
+}
+
+/** What somebody has accepted to be lost or different: told as long as the log is. */
+export function lossLines(losses: readonly Loss[]): string[] {
+  return losses.map(({ version, by, reason, what }) =>
+    plain(`  accepted by ${by} at version ${version} (${reason}): ${what}`),
+  );
 }
 
 export function ringLines(ring: RingAnswer, terminal: Terminal, now: number): string[] {

@@ -82,6 +82,10 @@ export function describeEvent(event: RingEvent): string {
     case 'move aborted':
       return `${moveName(event.move)} aborted: ${event.because}`;
     case 'move completed':
+      if (event.accepted) {
+        const { by, reason, difference } = event.accepted;
+        return `${moveName(event.move)} completed without certificate: ${by} has accepted that its sides differ (${reason}): ${difference}`;
+      }
       return `${moveName(event.move)} completed, ${event.certificate ? `${plural(event.certificate.jobs, 'job')} certified` : 'without certificate'}`;
     case 'limits set':
       return `limits set: ${Object.entries(event.change)

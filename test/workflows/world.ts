@@ -58,6 +58,8 @@ export class World {
   /** Decides how a cut-over ends; default: handed over. */
   cutOver: (input: MoveActivityInput) => CutOverResult | 'hand over' | Promise<CutOverResult | 'hand over'> = () =>
     'hand over';
+  /** Whether source and target of a move are not the same once it is handed over. */
+  differs: (move: string) => boolean = () => false;
   /** Compares for some seconds. */
   compare: (input: CompareMovesInput) => CompareSlice | Promise<CompareSlice> = () => {
     throw new Error('not in these tests');
@@ -200,7 +202,13 @@ export class World {
         await this.append({ type: 'hand over', move: input.move, token, proof });
         return { result: 'handed over', jobsMoved: 10, jobsCopied: 12 };
       },
-      cleanUp: async ({ move }) => {
+      cleanUp: async ({ move, accept }) => {
+        if (this.differs(move)) {
+          if (!accept) throw refusal('CERTIFICATE_MISMATCH', `${move}: gw: 10 jobs at the source, 9 at the target`);
+          const accepted = { ...accept, difference: 'gw: 10 jobs at the source, 9 at the target' };
+          await this.append({ type: 'accept difference', move, accepted });
+          return;
+        }
         const certificate = certificateFor(await this.ring(), move);
         await this.append({ type: 'complete move', move, certificate });
       },

@@ -1,5 +1,6 @@
 /** `pause`, `resume`, `retry`, `cancel`, `undo`. */
 import { randomUUID } from 'node:crypto';
+import { CodedError } from '../../../kit/errors.ts';
 import type { ProgressAnswer, UndoAnswer, UndoRequest } from '../../api-types.ts';
 import type { Context } from '../context.ts';
 import { type ExitCode, exitCodes } from '../exit-codes.ts';
@@ -15,11 +16,27 @@ export const steering = {
 } as const;
 export type Steering = keyof typeof steering;
 
-export async function steer(context: Context, action: Steering, operation: string): Promise<ExitCode> {
+export interface SteerOptions {
+  /** Of `retry`. */
+  readonly acceptDifference?: boolean;
+}
+
+export async function steer(
+  context: Context,
+  action: Steering,
+  operation: string,
+  { acceptDifference }: SteerOptions,
+): Promise<ExitCode> {
   const { terminal, options } = context;
+  if (acceptDifference && !options.reason?.trim())
+    throw new CodedError(
+      'USAGE',
+      '--accept-difference needs --reason "…": it stands in the log, and in every later report',
+    );
   const body = {
     actor: terminal.surroundings.user,
     ...(options.reason === undefined ? {} : { reason: options.reason }),
+    ...(acceptDifference ? { acceptDifference } : {}),
   };
   const progress = await context.api.post<ProgressAnswer>(context.path('operations', operation, action), { body });
   terminal.result(progress, progressLines(progress, terminal, Date.now()));
