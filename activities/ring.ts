@@ -159,6 +159,19 @@ export function createRingActivities(deps: RingDeps): RingActivities {
       return { version: ring.version };
     },
 
+    /** Repeated: who is marked already stays so. */
+    async markNodes(input) {
+      const { clusterId, holder, drains, activates } = input;
+      let { version } = await readRing(ringStore, clusterId);
+      const commands = [
+        ...activates.map((node) => ({ type: 'activate node', node }) as const),
+        ...drains.map((node) => ({ type: 'drain node', holder, node }) as const),
+      ];
+      for (const command of commands)
+        version = (await decideAndAppend(ringStore, clusterId, command, authorship(input))).ring.version;
+      return { version };
+    },
+
     /** Repeated: the try that this call has started is found and returned, not started twice. */
     startMove,
 

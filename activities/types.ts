@@ -20,6 +20,8 @@ export interface RingSummary {
   readonly nodes: readonly NodeFacts[];
   /** Runs of partitions of one owner, in order: index into `nodes`, length, index, length, … */
   readonly owners: readonly number[];
+  /** Members that are given nothing; absent where there are none. */
+  readonly drained?: readonly NodeId[];
 }
 
 /** Says who asks and why: stands with every event that is appended. */
@@ -98,7 +100,11 @@ export interface RingActivities {
   unfreeze(input: FreezeInput): Promise<{ readonly unfrozen: boolean; readonly version: number }>;
   /** Refuses: RING_NOT_HELD, NODE_OTHER_DATABASE. Returns the version at which the node is a member. */
   joinNode(input: AskingAsHolder & { readonly facts: NodeFacts }): Promise<{ readonly version: number }>;
-  /** Refuses: RING_NOT_HELD, NODE_UNKNOWN, MOVE_INVALID, MOVES_OPEN. */
+  /** Marks members: they are given nothing from then on, or something again. Refuses: RING_NOT_HELD, NODE_UNKNOWN, NODES_ALL_DRAINED. */
+  markNodes(
+    input: AskingAsHolder & { readonly drains: readonly NodeId[]; readonly activates: readonly NodeId[] },
+  ): Promise<{ readonly version: number }>;
+  /** Refuses: RING_NOT_HELD, NODE_UNKNOWN, NODE_DRAINED, MOVE_INVALID, MOVES_OPEN. */
   startMove(input: StartMoveInput): Promise<StartedMove>;
   /**
    * What takes an operation back, from the ring's log. Reads only. Refuses: OPERATION_UNKNOWN, where the log has nothing of it; UNDO_OUT_OF_ORDER, where later

@@ -19,7 +19,8 @@ export const operationBody = z.strictObject({
   actor: words(100).optional(),
   deleteVolumes: z.boolean('must be true or false').optional(),
 });
-export const undoBody = z.strictObject({
+/** Of `undo` and `drain`. */
+export const plannedBody = z.strictObject({
   reason: words(500).optional(),
   dryRun: z.boolean('must be true or false').optional(),
   planHash: planHash.optional(),

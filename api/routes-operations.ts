@@ -1,11 +1,11 @@
 /** Planning, starting, looking at and steering operations. */
 import type { FastifyInstance } from 'fastify';
 import type { OperationAnswer, OperationsAnswer, PlanAnswer, UndoAnswer } from '../client/api-types.ts';
-import type { OperationProgress, OperationSummary, OperationsClient, ScaleInput } from '../client/operations.ts';
+import type { OperationProgress, OperationsClient, ScaleInput } from '../client/operations.ts';
 import { CodedError } from '../kit/errors.ts';
 import { RingRefusal } from '../ring/decide.ts';
 import type { RecordedEvent } from '../ring/events.ts';
-import { isNothingToDo, type MovePlan, nodeNames, planMoves } from '../ring/plan.ts';
+import { isNothingToDo, type MovePlan, nodeNames, planMoves, takersOf } from '../ring/plan.ts';
 import type { Ring } from '../ring/ring.ts';
 import { planUndo } from '../ring/undo.ts';
 import {
@@ -16,9 +16,9 @@ import {
   parseIdempotencyKey,
   parseQuery,
   planBody,
+  plannedBody,
   retryBody,
   targetNodesFor,
-  undoBody,
 } from './requests.ts';
 import type { Rings } from './rings.ts';
 
@@ -105,14 +105,31 @@ async function startOperation(
 
   const { reason, planHash, actor, deleteVolumes } = body;
   const input: ScaleInput = { clusterId, targetNodes, reason, planHash, actor, deleteVolumes };
+  return await startPlanned(operations, ring, input, idempotencyKey, () => planFor(ring, targetNodes, planHash));
+}
+
+/** Starts what `plan` says, once for a key and one at a time. Throws OPERATION_RUNNING, IDEMPOTENCY_KEY_REUSED, and what `plan` throws. */
+export async function startPlanned(
+  operations: OperationsClient,
+  ring: Ring,
+  input: ScaleInput,
+  idempotencyKey: string | undefined,
+  plan: () => MovePlan,
+): Promise<Extract<OperationAnswer, { result: 'started' | 'nothing to do' }>> {
   if (idempotencyKey !== undefined) {
     const before = await operations.startedBefore(input, idempotencyKey);
     if (before) return { result: 'started', operationId: before.operationId, workflowId: before.workflowId };
   }
-  assertNoneRuns(await operations.running(clusterId), clusterId);
-  const plan = planFor(ring, targetNodes, planHash);
+  const running = await operations.running(input.clusterId);
+  if (running) {
+    const { operationId, state } = running;
+    const message = `operation ${operationId} of cluster ${input.clusterId} is under way (${state}); one runs at a time`;
+    throw new CodedError('OPERATION_RUNNING', message, { clusterId: input.clusterId, operationId, state });
+  }
+  const planned = plan();
   // A ring that is still frozen, or has open moves, is what an ended run left behind: then an operation is needed even where no partition has to move.
-  if (isNothingToDo(plan) && !ring.freeze && ring.moves.length === 0) return { result: 'nothing to do', plan };
+  if (isNothingToDo(planned) && !ring.freeze && ring.moves.length === 0)
+    return { result: 'nothing to do', plan: planned };
   const { operationId, workflowId } = await operations.start(input, { idempotencyKey });
   return { result: 'started', operationId, workflowId };
 }
@@ -126,7 +143,7 @@ async function undoOperation(
   rawBody: unknown,
   idempotencyKey: string | undefined,
 ): Promise<UndoAnswer> {
-  const { dryRun, planHash, reason, actor } = parseBody(undoBody, rawBody);
+  const { dryRun, planHash, reason, actor } = parseBody(plannedBody, rawBody);
   const ring = await ringToChange(rings, clusterId);
   const events = await rings.wholeLog(clusterId);
   const running = await operations.running(clusterId);
@@ -139,16 +156,14 @@ async function undoOperation(
     if (!underWay) await operations.progress(clusterId, prefix);
     return { result: 'nothing to do', plan: null, underWay };
   }
+  const plan = (): MovePlan => approved(undoPlanFor(events, operation), planHash);
+  if (dryRun) {
+    const shown = plan();
+    return { result: isNothingToDo(shown) ? 'nothing to do' : 'plan', plan: shown, underWay };
+  }
   const input: ScaleInput = { clusterId, goal: { kind: 'undo', operation }, reason, planHash, actor };
-  const before = idempotencyKey === undefined ? null : await operations.startedBefore(input, idempotencyKey);
-  if (before) return { result: 'started', operationId: before.operationId, workflowId: before.workflowId };
-  const plan = approved(undoPlanFor(events, operation), planHash);
-  if (dryRun) return { result: isNothingToDo(plan) ? 'nothing to do' : 'plan', plan, underWay };
-  assertNoneRuns(running, clusterId);
-  if (isNothingToDo(plan) && !ring.freeze && ring.moves.length === 0)
-    return { result: 'nothing to do', plan, underWay };
-  const started = await operations.start(input, { idempotencyKey });
-  return { result: 'started', operationId: started.operationId, workflowId: started.workflowId };
+  const answer = await startPlanned(operations, ring, input, idempotencyKey, plan);
+  return answer.result === 'started' ? answer : { ...answer, underWay };
 }
 
 function undoPlanFor(events: readonly RecordedEvent[], operation: string): MovePlan {
@@ -171,7 +186,7 @@ function operationInLog(events: readonly RecordedEvent[], prefix: string): strin
 }
 
 /** The latest ring, if plans can be made on it. Throws RING_TOO_NEW, and what troubles the ring store: nothing is planned on a ring that may be old. */
-async function ringToChange(rings: Rings, clusterId: string): Promise<Ring> {
+export async function ringToChange(rings: Rings, clusterId: string): Promise<Ring> {
   const { ring, trouble } = await rings.latest(clusterId);
   if (trouble) throw trouble;
   if (ring.notUnderstood.length > 0) {
@@ -185,23 +200,21 @@ async function ringToChange(rings: Rings, clusterId: string): Promise<Ring> {
 }
 
 function planFor(ring: Ring, targetNodes: number, planHash: string | undefined): MovePlan {
-  return approved(planMoves(ring, nodeNames(targetNodes)), planHash);
+  const wanted = nodeNames(targetNodes);
+  if (takersOf(ring, wanted).length === 0) {
+    const message = `all of ${wanted.join(', ')} are drained: activate one of them first`;
+    throw new CodedError('NODES_ALL_DRAINED', message, { nodes: wanted });
+  }
+  return approved(planMoves(ring, wanted), planHash);
 }
 
-function approved(plan: MovePlan, planHash: string | undefined): MovePlan {
+export function approved(plan: MovePlan, planHash: string | undefined): MovePlan {
   if (planHash === undefined || planHash === plan.hash) return plan;
   throw new CodedError(
     'PLAN_CHANGED',
     `the plan is ${plan.hash} by now (epoch ${plan.epoch}), not ${planHash}: look at it and approve it anew`,
     { planHash: plan.hash, epoch: plan.epoch },
   );
-}
-
-function assertNoneRuns(running: OperationSummary | null, clusterId: string): void {
-  if (!running) return;
-  const { operationId, state } = running;
-  const message = `operation ${operationId} of cluster ${clusterId} is under way (${state}); one runs at a time`;
-  throw new CodedError('OPERATION_RUNNING', message, { clusterId, operationId, state });
 }
 
 /** Ids are UUIDs, or the beginning of one: anything else needs no look-up. */

@@ -11,6 +11,7 @@ import { sendError } from './errors.ts';
 import { Rings } from './rings.ts';
 import { clusterRoutes, healthRoute } from './routes-clusters.ts';
 import { limitRoutes } from './routes-limits.ts';
+import { nodeRoutes } from './routes-nodes.ts';
 import { operationRoutes } from './routes-operations.ts';
 import { verifyRoutes } from './routes-verify.ts';
 
@@ -58,6 +59,7 @@ export function createApi({ store, operations, verifications, token, log }: ApiO
   clusterRoutes(api, rings, operations);
   limitRoutes(api, rings);
   operationRoutes(api, rings, operations);
+  nodeRoutes(api, rings, operations);
   verifyRoutes(api, rings, verifications);
   // Before the server waits for its requests: those that wait for the log get their answer now.
   api.addHook('preClose', () => rings.close());

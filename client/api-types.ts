@@ -35,6 +35,8 @@ export interface NodeAnswer {
   readonly url: string;
   /** How many partitions it owns. */
   readonly partitions: number;
+  /** It is given nothing, until it is activated. */
+  readonly drained: boolean;
 }
 
 export interface ClusterAnswer {
@@ -106,6 +108,24 @@ export type UndoAnswer =
   | { readonly result: 'started'; readonly operationId: string; readonly workflowId: string }
   | { readonly result: 'undoing'; readonly progress: OperationProgress }
   | { readonly result: 'plan' | 'nothing to do'; readonly plan: MovePlan | null; readonly underWay: boolean };
+
+/** What `drain` of a node is asked with. The answer is as of an operation that is started. */
+export interface DrainRequest {
+  readonly reason?: string;
+  readonly actor?: string;
+  readonly dryRun?: boolean;
+  readonly planHash?: string;
+}
+
+export interface ActivateRequest {
+  readonly reason?: string;
+  readonly actor?: string;
+}
+export interface ActivateAnswer {
+  readonly node: NodeId;
+  /** The ring's version at which it is active. */
+  readonly version: number;
+}
 
 export interface OperationsAnswer {
   readonly operations: readonly OperationSummary[];

@@ -11,7 +11,7 @@ import type {
 } from './events.ts';
 import { effectiveChange, type LimitsChange, noLimitsSet, troubleOf } from './limits.ts';
 import { isPartitionCount, PARTITION_COUNT_MAX, type PartitionIndex } from './partition.ts';
-import { isMember, moveOf, type OpenMove, partitionsOf, type Ring, startedMoveOf } from './ring.ts';
+import { isDrained, isMember, moveOf, type OpenMove, partitionsOf, type Ring, startedMoveOf } from './ring.ts';
 
 /** Why a command was refused; part of the public API (docs/errors.md). */
 export type RingRefusalCode =
@@ -22,8 +22,10 @@ export type RingRefusalCode =
   | 'RING_BUSY'
   | 'RING_NOT_HELD'
   | 'NODE_UNKNOWN'
+  | 'NODE_DRAINED'
   | 'NODE_OTHER_DATABASE'
   | 'NODE_NOT_EMPTY'
+  | 'NODES_ALL_DRAINED'
   | 'MOVE_INVALID'
   | 'MOVE_ABORTED'
   | 'MOVE_HANDED_OVER'
@@ -56,6 +58,9 @@ export type RingCommand =
   | { readonly type: 'unfreeze'; readonly holder: number }
   | { readonly type: 'join node'; readonly holder: number; readonly facts: NodeFacts }
   | { readonly type: 'leave node'; readonly holder: number; readonly node: NodeId }
+  | { readonly type: 'drain node'; readonly holder: number; readonly node: NodeId }
+  /** Whoever holds the ring: it changes no ownership. */
+  | { readonly type: 'activate node'; readonly node: NodeId }
   | {
       readonly type: 'start move';
       readonly holder: number;
@@ -117,8 +122,19 @@ export function decide(ring: Ring, command: RingCommand): RingEvent[] {
         refuse('NODE_NOT_EMPTY', `${command.node} still owns ${owned.length} partitions (epoch ${ring.epoch})`);
       const open = ring.moves.find((move) => move.from === command.node || move.to === command.node);
       if (open) refuse('NODE_NOT_EMPTY', `${open.move} still names ${command.node} (${open.state})`);
+      assertTakers(ring, command.node);
       return [{ type: 'node left', node: command.node }];
     }
+    case 'drain node': {
+      if (!isMember(ring, command.node)) refuse('NODE_UNKNOWN', `${command.node} is no member of the ring`);
+      if (isDrained(ring, command.node)) return [];
+      assertHeld(ring, command.holder);
+      assertTakers(ring, command.node);
+      return [{ type: 'node drained', node: command.node }];
+    }
+    case 'activate node':
+      if (!isMember(ring, command.node)) refuse('NODE_UNKNOWN', `${command.node} is no member of the ring`);
+      return isDrained(ring, command.node) ? [{ type: 'node activated', node: command.node }] : [];
     case 'start move':
       return startMove(ring, command);
     case 'claim move': {
@@ -232,6 +248,7 @@ function startMove(ring: Ring, command: Extract<RingCommand, { type: 'start move
   if (moveOf(ring, move)) return [];
   assertHeld(ring, command.holder);
   if (!isMember(ring, to)) refuse('NODE_UNKNOWN', `${to} is no member of the ring`);
+  if (isDrained(ring, to)) refuse('NODE_DRAINED', `${to} is drained: it is given nothing until it is activated`);
   if (from === to || partitions.length === 0 || new Set(partitions).size !== partitions.length) {
     refuse('MOVE_INVALID', `${move}: from ${from} to ${to}, ${partitions.length} partitions`);
   }
@@ -292,6 +309,12 @@ export function misfitOf(
   return missing === undefined
     ? null
     : `no ${missing} jobs are certified, ${proven[missing]} were proven at the hand-over`;
+}
+
+/** Somebody has to take what the others give. */
+function assertTakers(ring: Ring, leaving: NodeId): void {
+  if (!ring.nodes.some(({ node }) => node !== leaving && !isDrained(ring, node)))
+    refuse('NODES_ALL_DRAINED', `without ${leaving} no member is left that takes partitions`);
 }
 
 function assertHeld(ring: Ring, holder: number): void {

@@ -93,6 +93,9 @@ export type RingEvent =
     }
   | ({ readonly type: 'node joined' } & NodeFacts)
   | { readonly type: 'node left'; readonly node: NodeId }
+  /** It stays a member and is given nothing more, until it is activated. What it has is moved away by ordinary moves. */
+  | { readonly type: 'node drained'; readonly node: NodeId }
+  | { readonly type: 'node activated'; readonly node: NodeId }
   | ({ readonly type: 'ring frozen'; readonly holder: number } & HolderIdentity)
   | ({
       readonly type: 'freeze taken over';

@@ -50,6 +50,7 @@ export interface Loss {
  *   R3 moves are started only while an operation holds the ring; an unfrozen ring has no started move
  *   R4 a started move goes from the owner of all its partitions to another member; no partition is in two started moves
  *   R5 holder numbers, tokens and versions only grow; a token is not above the version
+ *   R6 a drained node is a member, and not every member is drained
  * Before `ring made` there is no ring: version 0, no partitions (see `noRing`).
  */
 export interface Ring {
@@ -66,6 +67,8 @@ export interface Ring {
   readonly moves: readonly OpenMove[];
   /** Of its moves; absent in a ring that an older version has kept on disk: see `limitsOf`. */
   readonly limits?: LimitsSet;
+  /** Members that are given nothing, until they are activated; absent in a ring that an older version has kept on disk. */
+  readonly drained?: readonly NodeId[];
   /** What somebody has accepted to be lost or different, in order; absent in a ring that an older version has kept on disk. */
   readonly losses?: readonly Loss[];
   /** Types of events that this code does not know (a newer version runs elsewhere): serve on, change nothing. */
@@ -84,6 +87,7 @@ export function noRing(clusterId: string): Ring {
     lastHolder: 0,
     moves: [],
     limits: noLimitsSet,
+    drained: [],
     losses: [],
     notUnderstood: [],
   };
@@ -92,6 +96,8 @@ export function noRing(clusterId: string): Ring {
 /** The limits of this ring's moves as they are in force. */
 export const limitsOf = (ring: Pick<Ring, 'limits'>): MoveLimits => (ring.limits ?? noLimitsSet).values;
 
+/** Whether this member is given nothing. */
+export const isDrained = (ring: Pick<Ring, 'drained'>, node: NodeId): boolean => (ring.drained ?? []).includes(node);
 export const isMember = (ring: Ring, node: NodeId): boolean => ring.nodes.some((facts) => facts.node === node);
 export const moveOf = (ring: Ring, move: MoveId): OpenMove | undefined => ring.moves.find((open) => open.move === move);
 /** The started move that names this partition, if any. */
@@ -149,7 +155,11 @@ function applyEvent(ring: Ring, event: RingEvent): Ring {
       return { ...ring, nodes: [...ring.nodes.filter((other) => other.node !== facts.node), facts] };
     }
     case 'node left':
-      return { ...ring, nodes: ring.nodes.filter((facts) => facts.node !== event.node) };
+      return { ...activated(ring, event.node), nodes: ring.nodes.filter((facts) => facts.node !== event.node) };
+    case 'node drained':
+      return { ...ring, drained: [...(ring.drained ?? []), event.node] };
+    case 'node activated':
+      return activated(ring, event.node);
     case 'ring frozen':
     case 'freeze taken over': {
       const { operationId, workflowId, runId, holder } = event;
@@ -212,6 +222,10 @@ function applyEvent(ring: Ring, event: RingEvent): Ring {
   return { ...ring, notUnderstood: [...ring.notUnderstood, (event as { type: string }).type] };
 }
 
+function activated(ring: Ring, node: NodeId): Ring {
+  return isDrained(ring, node) ? { ...ring, drained: (ring.drained ?? []).filter((other) => other !== node) } : ring;
+}
+
 const withLoss = (ring: Ring, loss: Loss): Ring => ({ ...ring, losses: [...(ring.losses ?? []), loss] });
 
 const withoutMove = (ring: Ring, move: MoveId): Ring => ({
@@ -223,7 +237,7 @@ function withMove(ring: Ring, move: MoveId, change: (open: OpenMove) => OpenMove
   return { ...ring, moves: ring.moves.map((open) => (open.move === move ? change(open) : open)) };
 }
 
-/** R1 to R5 as code. Errors name partition, node and epoch. */
+/** R1 to R6 as code. Errors name partition, node and epoch. */
 export function assertRing(ring: Ring): void {
   const where = `(epoch ${ring.epoch}, version ${ring.version})`;
   // A newer event may have changed what we cannot see: nothing can be said, and nothing is decided on it.
@@ -241,6 +255,9 @@ export function assertRing(ring: Ring): void {
     if (!members.has(owner))
       fail('R1', `partition ${partition} owned by ${owner}, members are ${[...members].join(', ')}`);
   });
+  const stray = (ring.drained ?? []).find((node) => !members.has(node));
+  if (stray !== undefined) fail('R6', `${stray} is drained and no member`);
+  if (new Set(ring.drained).size >= members.size) fail('R6', 'every member is drained');
   if (ring.epoch < 1 || ring.epoch > ring.version) fail('R2', `epoch out of range`);
   if (ring.freeze && ring.freeze.holder !== ring.lastHolder) {
     fail('R5', `frozen by holder ${ring.freeze.holder}, the last holder is ${ring.lastHolder}`);

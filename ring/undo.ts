@@ -7,7 +7,7 @@ import type { NodeId, RecordedEvent } from './events.ts';
 import { type MoveRecord, movesOf } from './moves.ts';
 import { formatPartitions, type PartitionIndex } from './partition.ts';
 import { inTurns, type MovePlan, ordinalOf, type PlanOptions, partitionsPerMove, sealed } from './plan.ts';
-import { fold, isMember, noRing, partitionsOf, type Ring } from './ring.ts';
+import { fold, isDrained, isMember, noRing, partitionsOf, type Ring } from './ring.ts';
 
 /** Later operations that a refusal names. */
 const NAMED_MAX = 3;
@@ -57,6 +57,7 @@ export function planUndo(events: readonly RecordedEvent[], operation: string, op
     removed: emptied,
     moves: inTurns([...lists.values()], perMove, (_from, to) => `${to} had it before`),
     partitionsMoved: back.length,
+    ...marksBack(events, operation, ring),
   });
 }
 
@@ -113,6 +114,24 @@ function nodesChangedBy(
     added: [...joined].filter((node) => !atStart?.has(node) && isMember(ring, node)),
     removed: [...left].filter((node) => atStart?.has(node) && !isMember(ring, node)).sort(byOrdinal),
   };
+}
+
+/** Nodes that it drained, or activated, and that still are so. */
+function marksBack(
+  events: readonly RecordedEvent[],
+  operation: string,
+  ring: Ring,
+): Pick<MovePlan, 'drains' | 'activates'> {
+  const drained = new Map<NodeId, boolean>();
+  for (const { event, operation: by } of events) {
+    if (by !== operation) continue;
+    if (event.type === 'node drained') drained.set(event.node, true);
+    if (event.type === 'node activated') drained.set(event.node, false);
+  }
+  const still = [...drained].filter(([node, is]) => isMember(ring, node) && isDrained(ring, node) === is);
+  const activates = still.flatMap(([node, is]) => (is ? [node] : []));
+  const drains = still.flatMap(([node, is]) => (is ? [] : [node]));
+  return { ...(drains.length > 0 ? { drains } : {}), ...(activates.length > 0 ? { activates } : {}) };
 }
 
 /** Of `added` those that own nothing once all is back, and above which no other node stays: the platform takes away the highest first. */

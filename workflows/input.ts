@@ -4,6 +4,7 @@ import { refuse } from './failures.ts';
 import { type Goal, type ScaleInput, scaleWorkflowId, TARGET_NODES_MAX } from './messages.ts';
 
 const CLUSTER_ID = /^[a-z0-9-]{1,40}$/;
+const NODE_ID = /^[\w.-]{1,100}$/;
 /** Run ids of Temporal, which are UUIDs; ids that others have written into a log may be any word. */
 const OPERATION_ID = /^[\w-]{1,100}$/;
 
@@ -51,6 +52,12 @@ export function checkInput(input: ScaleInput | undefined, workflowId: string): G
 }
 
 function checkOtherGoal(goal: Exclude<Goal, { kind: 'scale' }>): Goal {
+  if (goal?.kind === 'drain') {
+    const { node } = goal;
+    if (typeof node !== 'string' || !NODE_ID.test(node))
+      refuse('INPUT_INVALID', 'goal.node must be the name of a node');
+    return { kind: 'drain', node };
+  }
   if (goal?.kind !== 'undo') return refuse('INPUT_INVALID', `unknown goal ${JSON.stringify(goal)}`);
   const { operation } = goal;
   if (typeof operation !== 'string' || !OPERATION_ID.test(operation))
@@ -66,5 +73,6 @@ export function goalOf(input: ScaleInput | undefined): Goal | undefined {
 
 /** What is wanted, in words: stands as the reason where none is given. */
 export function describeGoal(goal: Goal | undefined): string {
-  return goal?.kind === 'undo' ? `undo of operation ${goal.operation}` : `scale to ${goal?.nodes} nodes`;
+  if (goal?.kind === 'undo') return `undo of operation ${goal.operation}`;
+  return goal?.kind === 'drain' ? `drain of ${goal.node}` : `scale to ${goal?.nodes} nodes`;
 }

@@ -21,7 +21,7 @@ import {
   workflowInfo,
 } from '@temporalio/workflow';
 import type { Acceptance, Asking, AskingAsHolder, RingSummary } from '../activities/types.ts';
-import type { HolderIdentity } from '../ring/events.ts';
+import type { HolderIdentity, NodeId } from '../ring/events.ts';
 import type { MovePlan, PlannedMove } from '../ring/plan.ts';
 import { type Action, refusalFor, type Situation } from './actions.ts';
 import { detailsOf } from './details.ts';
@@ -67,6 +67,8 @@ export class Operation {
   mayHaveAddedNodes: boolean;
   /** Moves at a time from or to one node: the cluster's limit as it was at the freeze. */
   movesPerNode: number;
+  /** What the plan marks before anything is moved. */
+  marks: { readonly drains: readonly NodeId[]; readonly activates: readonly NodeId[] } = { drains: [], activates: [] };
   /** The ring under our freeze, for the plan. */
   frozen: RingSummary | null = null;
   #work = new CancellationScope();
@@ -242,6 +244,7 @@ export class Operation {
     progress.planHash = plan.hash;
     progress.partitionsToMove = plan.partitionsMoved;
     progress.moves = plan.moves.map(entryOf);
+    this.#adoptMarks(plan);
     this.changed();
   }
 
@@ -262,7 +265,12 @@ export class Operation {
     progress.partitionsToMove = plan.partitionsMoved;
     progress.partitionsMoved = 0;
     progress.moves = [...made, ...plan.moves.map((move) => entryOf({ ...move, n: made.length + move.n }))];
+    this.#adoptMarks(plan);
     this.note(`undo: ${plan.partitionsMoved} partitions go back in ${plan.moves.length} moves`);
+  }
+
+  #adoptMarks({ drains = [], activates = [] }: MovePlan): void {
+    this.marks = { drains, activates };
   }
 
   end(state: EndState): void {

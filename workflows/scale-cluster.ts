@@ -1,11 +1,11 @@
 /**
- * Scales the cluster to `input.targetNodes` nodes; or takes back what an operation did (`input.goal`).
+ * Scales the cluster to `input.targetNodes` nodes; or, by `input.goal`, drains a node, or takes back what an operation did.
  * Holds: no partition is ever without an owner; a run that was killed between any two steps can be started again with the same input, which takes its freeze
  * over, and ends the same.
  * With `input.create` a cluster that has no ring gets one, with all its nodes; that is then the whole operation.
  * `undo` during a run: what is not handed over is aborted; then, under the same freeze, what was handed over is moved back.
- * Refuses, before anything has changed: INPUT_INVALID, WORKFLOW_ID, TARGET_NODES_INVALID, CLUSTER_UNKNOWN, PLAN_CHANGED, OPERATION_UNKNOWN,
- * UNDO_OUT_OF_ORDER. Whatever else goes wrong blocks the
+ * Refuses, before anything has changed: INPUT_INVALID, WORKFLOW_ID, TARGET_NODES_INVALID, CLUSTER_UNKNOWN, PLAN_CHANGED, NODE_UNKNOWN,
+ * NODES_ALL_DRAINED, OPERATION_UNKNOWN, UNDO_OUT_OF_ORDER. Whatever else goes wrong blocks the
  * operation by its code (RING_BUSY, NODE_NOT_EMPTY, STALLED …) until somebody resumes or cancels it.
  */
 import { CancelledFailure } from '@temporalio/common';
@@ -19,7 +19,8 @@ import {
 } from '@temporalio/workflow';
 import type { Leftover, RingSummary } from '../activities/types.ts';
 import type { NodeFacts, NodeId } from '../ring/events.ts';
-import { type MovePlan, nodeNames, ordinalOf, planMoves } from '../ring/plan.ts';
+import { type MovePlan, nodeNames, ordinalOf, planDrain, planMoves, takersOf } from '../ring/plan.ts';
+import { isMember } from '../ring/ring.ts';
 import { call, cleanUp, pods, removeUnused, ring, verifyCluster } from './activities.ts';
 import { isBug, refusalOf, refuse } from './failures.ts';
 import { checkInput } from './input.ts';
@@ -91,6 +92,7 @@ async function goForward(op: Operation): Promise<Ending> {
     await op.step('plan', () => makePlan(op, goal));
     if (hasNothingToDo(op)) return 'nothing to do';
     await op.step('add nodes', () => addNodes(op));
+    await markNodes(op);
   }
   return (await moveAndTidy(op)) ? 'completed' : 'continue as new';
 }
@@ -102,6 +104,7 @@ async function takeBack(op: Operation): Promise<Ending> {
     await op.step('move partitions', () => completeHandedOver(op));
     await op.step('plan', () => planBack(op));
     await op.step('add nodes', () => addNodes(op));
+    await markNodes(op);
   }
   return (await moveAndTidy(op)) ? 'undone' : 'continue as new';
 }
@@ -186,12 +189,23 @@ async function makePlan(op: Operation, goal: Goal): Promise<void> {
 }
 
 async function plan(op: Operation, seen: RingSummary, goal: Goal): Promise<MovePlan> {
-  const made = goal.kind === 'undo' ? await planOfUndo(op, goal.operation) : planOfScale(op, seen, goal.nodes);
+  const made = await planFor(op, seen, goal);
   const { planHash } = op.input;
   if (planHash !== undefined && planHash !== made.hash) {
     refuse('PLAN_CHANGED', `the plan is ${made.hash} by now, ${planHash} was approved (epoch ${made.epoch})`);
   }
   return made;
+}
+
+async function planFor(op: Operation, seen: RingSummary, goal: Goal): Promise<MovePlan> {
+  switch (goal.kind) {
+    case 'scale':
+      return planOfScale(op, seen, goal.nodes);
+    case 'drain':
+      return planOfDrain(op, seen, goal.node);
+    case 'undo':
+      return await planOfUndo(op, goal.operation);
+  }
 }
 
 function planOfScale(op: Operation, seen: RingSummary, nodes: number): MovePlan {
@@ -201,7 +215,19 @@ function planOfScale(op: Operation, seen: RingSummary, nodes: number): MovePlan 
       `${nodes} nodes cannot share the ${seen.partitionCount} partitions of ${seen.clusterId}`,
     );
   }
-  return planMoves(expandRing(seen), nodeNames(nodes), planOptions(op));
+  const ring = expandRing(seen);
+  if (takersOf(ring, nodeNames(nodes)).length === 0)
+    refuse('NODES_ALL_DRAINED', `all of ${nodeNames(nodes).join(', ')} are drained: activate one of them first`);
+  return planMoves(ring, nodeNames(nodes), planOptions(op));
+}
+
+function planOfDrain(op: Operation, seen: RingSummary, node: NodeId): MovePlan {
+  const ring = expandRing(seen);
+  if (!isMember(ring, node)) refuse('NODE_UNKNOWN', `${node} is no member of ${seen.clusterId}`);
+  const others = ring.nodes.flatMap((facts) => (facts.node === node ? [] : [facts.node]));
+  if (takersOf(ring, others).length === 0)
+    refuse('NODES_ALL_DRAINED', `without ${node} no member of ${seen.clusterId} is left that takes partitions`);
+  return planDrain(ring, node, planOptions(op));
 }
 
 /** Nobody can put right by waiting that there is nothing of it, or that later operations come first. */
@@ -243,8 +269,17 @@ async function complete(op: Operation, name: string, left: Omit<Leftover, 'state
   await op.concerning(name, () => call(cleanUp, `complete ${move}, ${why}`, input));
 }
 
-const hasNothingToDo = ({ progress: { moves, nodesAdded, nodesRemoved } }: Operation): boolean =>
-  moves.length === 0 && nodesAdded.length === 0 && nodesRemoved.length === 0;
+const hasNothingToDo = ({ progress: { moves, nodesAdded, nodesRemoved }, marks }: Operation): boolean =>
+  [moves, nodesAdded, nodesRemoved, marks.drains, marks.activates].every((list) => list.length === 0);
+
+/** Before anything is moved: a node that is drained is given nothing, and one that gets something back has to be active. */
+async function markNodes(op: Operation): Promise<void> {
+  if (op.marks.drains.length + op.marks.activates.length === 0) return;
+  await op.step('mark nodes', async () => {
+    const what = `drained: ${op.marks.drains.join(', ') || 'none'}; activated: ${op.marks.activates.join(', ') || 'none'}`;
+    await call(ring.markNodes, what, { ...op.asHolder, ...op.marks });
+  });
+}
 
 /** Each new node: its pod, then member, then serving. Only then may a move go there. */
 async function addNodes(op: Operation): Promise<void> {

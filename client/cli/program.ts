@@ -4,6 +4,7 @@ import { CodedError, describeError } from '../../kit/errors.ts';
 import { VERIFY_SAMPLES_MAX } from '../../workflows/messages.ts';
 import { bytesPerSecond, getLimits, type LimitsOptions, numberOrDefault, setLimits } from './commands/limits.ts';
 import { log, operations, showCluster, showRing, status } from './commands/look.ts';
+import { activate, type DrainOptions, drain } from './commands/node.ts';
 import { plan, type ScaleOptions, scale } from './commands/scale.ts';
 import { type Steering, type SteerOptions, steer, steering, type UndoOptions, undo } from './commands/steer.ts';
 import { type VerifyOptions, verify } from './commands/verify.ts';
@@ -160,6 +161,25 @@ function createProgram(surroundings: Surroundings, end: (code: ExitCode) => void
     .addOption(new Option('--queue-delay-ms <n>', 'threshold of the brake: waiting jobs').argParser(numberOrDefault))
     .addOption(new Option('--moves-per-node <n>', 'moves at a time from or to a node').argParser(numberOrDefault))
     .action(command((context, self) => setLimits(context, self.opts<LimitsOptions>())));
+  const node = program.command('node').description('one node of the cluster');
+  node
+    .command('drain')
+    .description('move all that it has to the others, and give it nothing until it is activated; it stays a member')
+    .argument('<node>', 'such as node-1')
+    .option('--dry-run', 'show the plan, start nothing')
+    .option('--plan-hash <hash>', 'only if this is still the plan')
+    .option('--wait', 'show the progress until it ends or is blocked')
+    .action(async function action(this: Command, name: string) {
+      const context = await openContext(surroundings, program.opts<GlobalOptions>());
+      end(await drain(context, name, this.opts<DrainOptions>()));
+    });
+  node
+    .command('activate')
+    .description('after a drain: the next operation gives it its share')
+    .argument('<node>', 'such as node-1')
+    .action(async (name: string) => {
+      end(await activate(await openContext(surroundings, program.opts<GlobalOptions>()), name));
+    });
   const cluster = program.command('cluster').description('clusters');
   cluster
     .command('show')

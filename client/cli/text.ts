@@ -67,6 +67,10 @@ export function describeEvent(event: RingEvent): string {
       return `node joined: ${event.node} at ${event.url}`;
     case 'node left':
       return `node left: ${event.node}`;
+    case 'node drained':
+      return `node drained: ${event.node} is given nothing until it is activated`;
+    case 'node activated':
+      return `node activated: ${event.node}`;
     case 'ring frozen':
       return `ring frozen by operation ${shortId(event.operationId)} (holder ${event.holder})`;
     case 'freeze taken over':

@@ -98,8 +98,8 @@ describe('looking at a cluster', () => {
       ringTrouble: null,
     });
     expect(body.nodes).toEqual([
-      { node: 'node-0', url: 'http://node-0', partitions: 4 },
-      { node: 'node-1', url: 'http://node-1', partitions: 4 },
+      { node: 'node-0', url: 'http://node-0', partitions: 4, drained: false },
+      { node: 'node-1', url: 'http://node-1', partitions: 4, drained: false },
     ]);
   });
 
