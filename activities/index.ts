@@ -1,5 +1,6 @@
 /** All activities of one worker. */
 import { CodedError } from '../kit/errors.ts';
+import { createCaretakers } from './caretakers.ts';
 import { createCompareActivities } from './compare.ts';
 import type { ActivityDeps } from './deps.ts';
 import { asFailure } from './errors.ts';
@@ -9,7 +10,8 @@ import { createRingActivities } from './ring.ts';
 import type { AllActivities } from './types.ts';
 import { createVerifyActivities } from './verify.ts';
 
-export function createActivities(deps: ActivityDeps): AllActivities {
+export function createActivities(given: ActivityDeps): AllActivities {
+  const deps = { reach: createCaretakers(given), ...given };
   return ofCluster(deps.onlyCluster, {
     ...createRingActivities(deps),
     ...createPodActivities(deps),

@@ -48,6 +48,9 @@ const UNTHROTTLED: ThrottleState = { throttledBy: null, bytesPerSecond: null };
 export function createMoveActivities(deps: ActivityDeps): MoveActivities {
   const pools = createPools();
 
+  const reach = ({ clusterId }: MoveActivityInput, node: NodeId): Promise<NodeControl> =>
+    deps.reach ? deps.reach(clusterId, node) : deps.controlOf(node);
+
   /** What an attempt works with. Throws RingRefusal MOVE_ABORTED or MOVE_HANDED_OVER where the move is past it. */
   async function claim(
     input: MoveActivityInput,
@@ -57,7 +60,7 @@ export function createMoveActivities(deps: ActivityDeps): MoveActivities {
     const name = `${workflowExecution?.runId}/${activityId}/${attempt}`;
     const { ring } = await append(input, { type: 'claim move', holder: input.holder, move: input.move, attempt: name });
     const token = moveOf(ring, input.move)!.token;
-    const [source, target] = await Promise.all([deps.controlOf(input.from), deps.controlOf(input.to)]);
+    const [source, target] = await Promise.all([reach(input, input.from), reach(input, input.to)]);
     return { command: { move: input.move, token, partitions: input.partitions }, source, target, ring };
   }
 
@@ -174,8 +177,9 @@ export function createMoveActivities(deps: ActivityDeps): MoveActivities {
         const events = await deps.ringStore.read(input.clusterId);
         const move = moveOf(fold(noRing(input.clusterId), events), input.move);
         if (!move) return; // completed by an earlier attempt
-        await waitFolded(deps, input.to, move.handedOverAt);
-        await waitSettled(deps, input.from, move.handedOverAt);
+        const reaching = { ...deps, controlOf: (node: NodeId) => reach(input, node) };
+        await waitFolded(reaching, input.to, move.handedOverAt);
+        await waitSettled(reaching, input.from, move.handedOverAt);
         // While the move is open neither node drops anything of it: both sides can be read as they were.
         try {
           const certificate = await certificateOf(input, movesOf(events).get(input.move)!);

@@ -64,8 +64,9 @@ export function createPodActivities(deps: PodDeps): PodActivities {
     const owned = partitionsOf(ring, node).length;
     if (owned > 0)
       throw new RingRefusal('NODE_NOT_EMPTY', `${node} still owns ${owned} partitions (epoch ${ring.epoch})`);
-    await waitSettled(deps, node, ring.version);
-    const pendingJobs = await (await deps.controlOf(node)).countPending(cancellationSignal());
+    const control = await (deps.reach ? deps.reach(ring.clusterId, node) : deps.controlOf(node));
+    await waitSettled({ ...deps, controlOf: async () => control }, node, ring.version);
+    const pendingJobs = await control.countPending(cancellationSignal());
     if (pendingJobs > 0)
       throw new CodedError('NODE_NOT_EMPTY', `${node} still holds ${pendingJobs} pending jobs`, { node, pendingJobs });
   }

@@ -17,6 +17,7 @@ import {
   log,
   setCurrentDetails,
   setHandler,
+  sleep,
   upsertSearchAttributes,
   workflowInfo,
 } from '@temporalio/workflow';
@@ -46,6 +47,10 @@ import {
   undoUpdate,
 } from './messages.ts';
 import { nextActionOf } from './next-action.ts';
+
+/** What may end at any time without anybody having done something here: then the operation goes on by itself. */
+const ENDS_BY_ITSELF: ReadonlySet<string> = new Set(['NODE_LOST']);
+const LOOK_AGAIN_EVERY = '30s'; // a look takes a minute where it is still gone: some events of history in each
 
 type Writable<T> = { -readonly [K in keyof T]: T[K] };
 export type MoveEntry = Writable<MoveProgress>;
@@ -80,6 +85,8 @@ export class Operation {
   /** The move that a step is at, and the one whose difference was accepted. */
   #concerned: string | undefined;
   #accepted: (Acceptance & { readonly move: string }) | null = null;
+  /** What it was blocked on until a moment ago, and looks at once more by itself. */
+  #lookedAgain: BlockedOn | null = null;
   /** What was cancelled is being tidied up: too late for an undo by this run. */
   #isWindingUp = false;
   #ended: EndState | null = null;
@@ -205,7 +212,9 @@ export class Operation {
   /** Shows what the operation waits for. The first of several stays: it is what nextAction is about. */
   block({ code, message }: Refusal, move = this.#concerned): void {
     if (this.progress.blockedOn) return;
-    const since = new Date(Date.now()).toISOString();
+    const before = this.#lookedAgain?.code === code ? this.#lookedAgain : null;
+    const since = before?.since ?? new Date(Date.now()).toISOString();
+    this.#lookedAgain = null;
     const blockedOn: BlockedOn = {
       code,
       message,
@@ -217,6 +226,17 @@ export class Operation {
     this.#concerned = undefined;
     log.warn('blocked', { ...blockedOn });
     this.changed();
+    if (ENDS_BY_ITSELF.has(code)) this.#lookAgainLater(blockedOn);
+  }
+
+  #lookAgainLater(blockedOn: BlockedOn): void {
+    const look = (): void => {
+      if (this.progress.blockedOn !== blockedOn) return; // resumed, or being cancelled
+      this.#lookedAgain = blockedOn;
+      this.progress.blockedOn = null;
+      this.changed();
+    };
+    sleep(LOOK_AGAIN_EVERY).then(look, () => undefined); // cancelled: then nobody waits any more
   }
 
   async blockedUntilResolved(refusal: Refusal): Promise<void> {

@@ -32,7 +32,7 @@ const cleanUp = async (more: { readonly accept?: Acceptance } = {}): Promise<voi
     endpointsOf: async (node: string) => ({ database: (node === 'a' ? a : b).database.address }),
     actor: 'worker',
     log: pino({ level: 'silent' }),
-    limits: { settleWithinMs: 5_000, pollEveryMs: 10 },
+    limits: { settleWithinMs: 5_000, pollEveryMs: 10, standInAfterMs: 500, lostAfterMs: 1_000, caretakerIdleMs: 1_000 },
   } as unknown as ActivityDeps);
   const asking = { clusterId: CLUSTER, operationId: 'op', reason: 'a test', holder: 1, askedBy: 'ada' };
   await new MockActivityEnvironment().run(activities.cleanUp, {

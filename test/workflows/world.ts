@@ -159,7 +159,7 @@ export class World {
       holders: { endOf: (holder: Parameters<Holders['endOf']>[0]) => this.holders.endOf(holder) },
       actor: 'worker@test',
       log,
-      limits: { settleWithinMs: 300, pollEveryMs: 10 },
+      limits: { settleWithinMs: 300, pollEveryMs: 10, standInAfterMs: 500, lostAfterMs: 1_000, caretakerIdleMs: 1_000 },
     };
     const all: AllActivities = {
       ...createRingActivities(deps),
