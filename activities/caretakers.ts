@@ -5,7 +5,7 @@
 import { cancellationSignal, sleep } from '@temporalio/activity';
 import type { NodeControl } from '../dataplane/contract.ts';
 import { createPool } from '../jobsdb/pool.ts';
-import { CodedError, describeError } from '../kit/errors.ts';
+import { CodedError, codeOf, describeError } from '../kit/errors.ts';
 import { type Caretaker, openCaretaker } from '../node/caretaker.ts';
 import { databaseUrl } from '../platform/platform.ts';
 import type { NodeId } from '../ring/events.ts';
@@ -23,7 +23,7 @@ export type CaretakerDeps = Pick<ActivityDeps, 'ringStore' | 'endpointsOf' | 'co
  * The control of a node as `controlOf` gives it, while its backend answers. Only a node that is drained is stood in for: another's backend may be a moment away, and
  * whoever drained a node has said that it is out of service. Throws NODE_LOST, NODE_NOT_ADOPTED, and what is weather.
  */
-export function createCaretakers(deps: CaretakerDeps): (clusterId: string, node: NodeId) => Promise<NodeControl> {
+export function createCaretakers(deps: CaretakerDeps): NonNullable<ActivityDeps['reach']> {
   const open = new Map<NodeId, { readonly caretaker: Caretaker; idle: NodeJS.Timeout | undefined }>();
   /** One at a time for each node: a second caretaker would end the first. */
   const turns = new Map<NodeId, Promise<unknown>>();
@@ -46,33 +46,27 @@ export function createCaretakers(deps: CaretakerDeps): (clusterId: string, node:
     });
   }
 
-  async function standIn(clusterId: string, node: NodeId): Promise<NodeControl> {
-    const isOurs = await open
-      .get(node)
-      ?.caretaker.isCurrent()
-      .catch(() => false);
-    if (!isOurs) {
+  /** Null where there is none, or a backend has become the node since: then it is asked, with patience, as it may be starting. */
+  async function current(node: NodeId): Promise<NodeControl | null> {
+    const found = open.get(node);
+    if (!found) return null;
+    const isCurrent = await found.caretaker.isCurrent().catch(() => false);
+    if (!isCurrent) {
       await end(node);
-      const { database } = await deps.endpointsOf(node);
-      const { ringStore, log } = deps;
-      const caretaker = await openCaretaker({ node, clusterId, databaseUrl: databaseUrl(database), ringStore, log });
-      open.set(node, { caretaker, idle: undefined });
+      return null;
     }
-    const found = open.get(node)!;
     clearTimeout(found.idle);
     found.idle = setTimeout(() => void inTurn(node, () => end(node)), deps.limits.caretakerIdleMs).unref();
     return found.caretaker.steward;
   }
 
-  /** Null where it answers. */
-  async function silenceOf(node: NodeId): Promise<Error | null> {
-    try {
-      await (await deps.controlOf(node)).status(cancellationSignal());
-      return null;
-    } catch (error) {
-      if (error instanceof CodedError) throw error; // it answers, and refuses; or the platform does not run it
-      return error instanceof Error ? error : new Error(String(error));
-    }
+  async function standIn(clusterId: string, node: NodeId): Promise<NodeControl> {
+    const { database } = await deps.endpointsOf(node);
+    const { ringStore, log } = deps;
+    await end(node);
+    const caretaker = await openCaretaker({ node, clusterId, databaseUrl: databaseUrl(database), ringStore, log });
+    open.set(node, { caretaker, idle: undefined });
+    return (await current(node)) ?? caretaker.steward;
   }
 
   return async (clusterId, node) => {
@@ -80,22 +74,51 @@ export function createCaretakers(deps: CaretakerDeps): (clusterId: string, node:
     const since = performance.now();
     for (;;) {
       signal.throwIfAborted();
-      const silence = await silenceOf(node);
-      if (silence === null) {
-        if (open.has(node)) await inTurn(node, () => end(node));
-        return await deps.controlOf(node);
-      }
+      // While ours is the latest instance no backend has started since: one that does not answer need not be asked, which takes seconds each time.
+      const standingIn = open.has(node) ? await inTurn(node, () => current(node)) : null;
+      if (standingIn) return standingIn;
+      const silence = await silenceOf(deps, node);
+      if (silence === null) return await deps.controlOf(node);
       const silentMs = performance.now() - since;
       const ring = await readRing(deps.ringStore, clusterId);
       const trouble = await databaseTrouble(deps, node);
       if (trouble === null) {
         if (!isDrained(ring, node)) throw silence; // weather: it is being started again
-        if (open.has(node) || silentMs >= deps.limits.standInAfterMs)
-          return await inTurn(node, () => standIn(clusterId, node));
+        if (silentMs >= deps.limits.standInAfterMs)
+          return await inTurn(node, async () => (await current(node)) ?? (await standIn(clusterId, node)));
       } else if (silentMs >= deps.limits.lostAfterMs) throw lost(ring, node, silence, trouble);
       await sleep(LOOK_EVERY_MS);
     }
   };
+}
+
+/** Looks for as long as a node may be silent before it counts as lost. A node that the platform does not run answers nothing. */
+export function createSignOfLife(deps: CaretakerDeps): NonNullable<ActivityDeps['signOfLife']> {
+  return async (node) => {
+    const since = performance.now();
+    for (;;) {
+      cancellationSignal().throwIfAborted();
+      const isAbsent = (error: unknown): true => {
+        if (codeOf(error) === 'NODE_ABSENT') return true;
+        throw error;
+      };
+      if ((await silenceOf(deps, node).catch(isAbsent)) === null) return 'backend';
+      if ((await databaseTrouble(deps, node).catch(isAbsent)) === null) return 'database';
+      if (performance.now() - since >= deps.limits.lostAfterMs) return null;
+      await sleep(LOOK_EVERY_MS);
+    }
+  };
+}
+
+/** Null where the node's backend answers. */
+async function silenceOf(deps: CaretakerDeps, node: NodeId): Promise<Error | null> {
+  try {
+    await (await deps.controlOf(node)).status(cancellationSignal());
+    return null;
+  } catch (error) {
+    if (error instanceof CodedError) throw error; // it answers, and refuses; or the platform does not run it
+    return error instanceof Error ? error : new Error(String(error));
+  }
 }
 
 /** Null where the node's PostgreSQL answers. */

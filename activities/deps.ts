@@ -43,6 +43,8 @@ export interface ActivityDeps {
   /** Asks the database itself, once its node is gone. Throws NODE_NOT_EMPTY. */
   readonly assertNothingPending: (node: NodeId, database: DatabaseAddress) => Promise<void>;
   readonly controlOf: (node: NodeId) => Promise<NodeControl>;
+  /** Null: neither backend nor database of the node answers, for `lostAfterMs`. Else which does (caretakers.ts). */
+  readonly signOfLife?: (node: NodeId) => Promise<'backend' | 'database' | null>;
   /** As `controlOf`, also where the node is half dead (caretakers.ts). Default: `controlOf`. */
   readonly reach?: (clusterId: string, node: NodeId) => Promise<NodeControl>;
   readonly holders: Holders;

@@ -16,6 +16,7 @@ const PERMANENT: ReadonlySet<string> = new Set([
   // nodes and their databases
   'NODE_BLOCKED',
   'NODE_ABSENT',
+  'NODE_ANSWERS',
   'NODE_DISK_FULL',
   'NODE_HAS_JOBS',
   'NODE_LOST',

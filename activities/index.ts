@@ -1,6 +1,6 @@
 /** All activities of one worker. */
 import { CodedError } from '../kit/errors.ts';
-import { createCaretakers } from './caretakers.ts';
+import { createCaretakers, createSignOfLife } from './caretakers.ts';
 import { createCompareActivities } from './compare.ts';
 import type { ActivityDeps } from './deps.ts';
 import { asFailure } from './errors.ts';
@@ -11,7 +11,7 @@ import type { AllActivities } from './types.ts';
 import { createVerifyActivities } from './verify.ts';
 
 export function createActivities(given: ActivityDeps): AllActivities {
-  const deps = { reach: createCaretakers(given), ...given };
+  const deps = { reach: createCaretakers(given), signOfLife: createSignOfLife(given), ...given };
   return ofCluster(deps.onlyCluster, {
     ...createRingActivities(deps),
     ...createPodActivities(deps),

@@ -141,6 +141,28 @@ export function createPodActivities(deps: PodDeps): PodActivities {
     /** Repeated: goes on after the last thing that was done; absent is success. */
     removeNode: (input) => beating(() => removeNode(input)),
 
+    /** Repeated: it is forgotten already. */
+    forgetNode: (input) =>
+      beating(async () => {
+        const { clusterId, node, holder, by, reason } = input;
+        const ring = await readRing(ringStore, clusterId);
+        if (!isMember(ring, node)) return { version: ring.version };
+        const alive = await deps.signOfLife?.(node);
+        if (alive) {
+          const what = alive === 'backend' ? 'its backend answers' : 'its PostgreSQL answers: drain it instead';
+          throw new CodedError('NODE_ANSWERS', `${node} is not forgotten: ${what}`, { node, alive });
+        }
+        const authorship = { actor: deps.actor, reason, operation: input.operationId };
+        const done = await decideAndAppend(
+          ringStore,
+          clusterId,
+          { type: 'forget node', holder, node, by, reason },
+          authorship,
+        );
+        log.warn({ clusterId, node, by, reason }, 'node forgotten, with what it held');
+        return { version: done.ring.version };
+      }),
+
     /** Repeated: as removeNode. */
     removeUnused: (input) =>
       beating(async () => {

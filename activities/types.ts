@@ -126,7 +126,18 @@ export interface RemoveInput extends AskingAsHolder {
   readonly deleteVolumes?: boolean;
 }
 
+export interface ForgetInput extends AskingAsHolder {
+  readonly node: NodeId;
+  /** Who accepts the loss. */
+  readonly by: string;
+}
+
 export interface PodActivities {
+  /**
+   * Gives a node up, with what it holds: its partitions go to the others by one event. Looks first, as long as it takes to be sure: refuses NODE_ANSWERS where its
+   * backend or its database does. Refuses: RING_NOT_HELD, REASON_NEEDED, NODES_ALL_DRAINED.
+   */
+  forgetNode(input: ForgetInput): Promise<{ readonly version: number }>;
   /**
    * Node and database are there and answer. Refuses: the code that the node itself names, if it is blocked; NODE_HAS_JOBS, where it is no member of the ring
    * (yet, or any more) and its database holds pending jobs, which nobody would deliver; why its pod cannot run (POD_NOT_READY and the like).

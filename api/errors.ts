@@ -19,6 +19,7 @@ const statusOf: Readonly<Record<string, number>> = {
   OPERATION_RUNNING: 409,
   PLAN_CHANGED: 409,
   RING_TOO_NEW: 409,
+  UNDO_IMPOSSIBLE: 409,
   UNDO_OUT_OF_ORDER: 409,
   VERIFY_RUNNING: 409,
   BODY_TOO_LARGE: 413,

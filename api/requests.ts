@@ -26,6 +26,13 @@ export const plannedBody = z.strictObject({
   planHash: planHash.optional(),
   actor: words(100).optional(),
 });
+export const forgetBody = z.strictObject({
+  acceptLoss: z.literal(true, 'must be true: what the node holds is lost'),
+  reason: words(500).refine((text) => text.trim() !== '', 'is needed'),
+  actor: words(100).optional(),
+  dryRun: z.boolean('must be true or false').optional(),
+  planHash: planHash.optional(),
+});
 export const planBody = z.strictObject({ targetNodes, planHash: planHash.optional() });
 export const retryBody = z
   .strictObject({

@@ -117,6 +117,15 @@ export interface DrainRequest {
   readonly planHash?: string;
 }
 
+/** What `forget` is asked with. The answer is as of an operation that is started. */
+export interface ForgetRequest {
+  readonly acceptLoss: true;
+  readonly reason: string;
+  readonly actor?: string;
+  readonly dryRun?: boolean;
+  readonly planHash?: string;
+}
+
 export interface ActivateRequest {
   readonly reason?: string;
   readonly actor?: string;

@@ -100,6 +100,7 @@ function summaryFor(input: ScaleInput): string {
 function whatFor(input: ScaleInput): string {
   const { clusterId, goal } = input;
   if (goal?.kind === 'undo') return `undo operation ${goal.operation} of ${clusterId}`;
+  if (goal?.kind === 'forget') return `forget ${goal.node} of ${clusterId}, with what it holds`;
   if (goal?.kind === 'drain') return `drain ${goal.node} of ${clusterId}`;
   const nodes = targetNodesOf(input);
   return `scale ${clusterId} to ${nodes} ${nodes === 1 ? 'node' : 'nodes'}`;

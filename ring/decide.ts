@@ -11,6 +11,7 @@ import type {
 } from './events.ts';
 import { effectiveChange, type LimitsChange, noLimitsSet, troubleOf } from './limits.ts';
 import { isPartitionCount, PARTITION_COUNT_MAX, type PartitionIndex } from './partition.ts';
+import { sharesOf } from './plan.ts';
 import { isDrained, isMember, moveOf, type OpenMove, partitionsOf, type Ring, startedMoveOf } from './ring.ts';
 
 /** Why a command was refused; part of the public API (docs/errors.md). */
@@ -19,6 +20,7 @@ export type RingRefusalCode =
   | 'CLUSTER_EXISTS'
   | 'PARTITION_COUNT'
   | 'RING_TOO_NEW'
+  | 'UNDO_IMPOSSIBLE'
   | 'RING_BUSY'
   | 'RING_NOT_HELD'
   | 'NODE_UNKNOWN'
@@ -61,6 +63,14 @@ export type RingCommand =
   | { readonly type: 'drain node'; readonly holder: number; readonly node: NodeId }
   /** Whoever holds the ring: it changes no ownership. */
   | { readonly type: 'activate node'; readonly node: NodeId }
+  /** Gives a node up that is gone for ever, because somebody says so: what it held is lost. */
+  | {
+      readonly type: 'forget node';
+      readonly holder: number;
+      readonly node: NodeId;
+      readonly by: string;
+      readonly reason: string;
+    }
   | {
       readonly type: 'start move';
       readonly holder: number;
@@ -135,6 +145,8 @@ export function decide(ring: Ring, command: RingCommand): RingEvent[] {
     case 'activate node':
       if (!isMember(ring, command.node)) refuse('NODE_UNKNOWN', `${command.node} is no member of the ring`);
       return isDrained(ring, command.node) ? [{ type: 'node activated', node: command.node }] : [];
+    case 'forget node':
+      return forgetNode(ring, command);
     case 'start move':
       return startMove(ring, command);
     case 'claim move': {
@@ -169,9 +181,7 @@ export function decide(ring: Ring, command: RingCommand): RingEvent[] {
     }
     case 'accept difference': {
       if (!handedOverMove(ring, command.move)) return [];
-      const { by, reason } = command.accepted;
-      if (by === '' || reason.trim() === '')
-        refuse('REASON_NEEDED', `${command.move}: who accepts the difference, and why?`);
+      assertReason(command.accepted, `${command.move}: who accepts the difference, and why?`);
       return [{ type: 'move completed', move: command.move, accepted: command.accepted }];
     }
     case 'set limits': {
@@ -309,6 +319,29 @@ export function misfitOf(
   return missing === undefined
     ? null
     : `no ${missing} jobs are certified, ${proven[missing]} were proven at the hand-over`;
+}
+
+/** What names it ends with it: a started move as if it had never been, one that is handed over without a certificate. */
+function forgetNode(ring: Ring, command: Extract<RingCommand, { type: 'forget node' }>): RingEvent[] {
+  const { node, by, reason, holder } = command;
+  if (!isMember(ring, node)) return [];
+  assertHeld(ring, holder);
+  assertReason(command, `${node}: who accepts the loss, and why?`);
+  assertTakers(ring, node);
+  const naming = ring.moves.filter(({ from, to }) => from === node || to === node);
+  return [
+    ...naming.map(({ move, state }): RingEvent => {
+      if (state === 'started') return { type: 'move aborted', move, because: `${node} is forgotten` };
+      const difference = `${node} is forgotten: what of this move had not arrived, or had arrived there, is lost`;
+      return { type: 'move completed', move, accepted: { by, reason, difference } };
+    }),
+    { type: 'node forgotten', node, to: sharesOf(ring, node), by, reason },
+  ];
+}
+
+/** What is given up is given up by somebody, for a reason. */
+function assertReason({ by, reason }: { readonly by: string; readonly reason: string }, question: string): void {
+  if (by === '' || reason.trim() === '') refuse('REASON_NEEDED', question);
 }
 
 /** Somebody has to take what the others give. */

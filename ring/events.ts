@@ -96,6 +96,15 @@ export type RingEvent =
   /** It stays a member and is given nothing more, until it is activated. What it has is moved away by ordinary moves. */
   | { readonly type: 'node drained'; readonly node: NodeId }
   | { readonly type: 'node activated'; readonly node: NodeId }
+  /** It and its database are gone for ever: what it owned goes to others, and what it held of that is lost. */
+  | {
+      readonly type: 'node forgotten';
+      readonly node: NodeId;
+      readonly to: readonly { readonly node: NodeId; readonly partitions: readonly PartitionIndex[] }[];
+      /** Who has accepted the loss, and why. */
+      readonly by: string;
+      readonly reason: string;
+    }
   | ({ readonly type: 'ring frozen'; readonly holder: number } & HolderIdentity)
   | ({
       readonly type: 'freeze taken over';

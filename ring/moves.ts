@@ -44,6 +44,9 @@ export function movesOf(events: readonly RecordedEvent[]): Map<MoveId, MoveRecor
         moves.set(move, { move, from, to, partitions, state: 'started', ...by, ...none });
         break;
       }
+      case 'node forgotten':
+        if (event.to.length > 0) epoch += 1;
+        break;
       case 'partitions handed over':
         epoch += 1;
         change(event.move, { state: 'handed over', handedOver: { version, epoch, at }, proof: event.proof });
@@ -73,7 +76,7 @@ export function uncertifiedFrom(events: readonly RecordedEvent[], node: NodeId):
   let isMember = false;
   for (const { event, version } of events) {
     if (event.type === 'ring made' && event.nodes.some((facts) => facts.node === node)) isMember = true;
-    if (event.type === 'node left' && event.node === node) isMember = false;
+    if ((event.type === 'node left' || event.type === 'node forgotten') && event.node === node) isMember = false;
     if (event.type !== 'node joined' || event.node !== node) continue;
     if (!isMember) joinedAt = version; // a member that joins again has a new address, and its past
     isMember = true;

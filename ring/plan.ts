@@ -31,6 +31,8 @@ export interface MovePlan {
   /** Nodes that are given nothing from then on; and such that are given something again. Absent where there are none. */
   readonly drains?: readonly NodeId[];
   readonly activates?: readonly NodeId[];
+  /** A node that is given up, with what it holds: its partitions change owner by one event, and nothing is moved. */
+  readonly forgets?: NodeId;
   /** Short digest of all of the above: an approved plan is executed or refused, never silently changed. */
   readonly hash: string;
 }
@@ -143,17 +145,8 @@ export function inTurns(
  */
 export function planDrain(ring: Ring, node: NodeId, options: PlanOptions = {}): MovePlan {
   const nodes = ring.nodes.map((facts) => facts.node);
-  const takers = takersOf(ring, nodes).filter((other) => other !== node);
-  if (!nodes.includes(node) || takers.length === 0) throw new Error(`${node} cannot be drained of ${nodes.join(', ')}`);
-  const sizes = new Map(takers.map((taker) => [taker, partitionsOf(ring, taker).length]));
-  const given = new Map<NodeId, PartitionIndex[]>();
-  for (const partition of partitionsOf(ring, node)) {
-    const to = takers.reduce((least, taker) => (sizes.get(taker)! < sizes.get(least)! ? taker : least));
-    sizes.set(to, sizes.get(to)! + 1);
-    given.set(to, [...(given.get(to) ?? []), partition]);
-  }
   const perMove = options.partitionsPerMoveMax ?? partitionsPerMove(ring.partitionCount);
-  const pairs = [...given].map(([to, partitions]) => ({ from: node, to, partitions }));
+  const pairs = sharesOf(ring, node).map((share) => ({ from: node, to: share.node, partitions: share.partitions }));
   return sealed({
     clusterId: ring.clusterId,
     epoch: ring.epoch,
@@ -167,9 +160,43 @@ export function planDrain(ring: Ring, node: NodeId, options: PlanOptions = {}): 
   });
 }
 
+/** Who gets what of what `node` has: each partition the one that has least by then. */
+export function sharesOf(ring: Ring, node: NodeId): { node: NodeId; partitions: PartitionIndex[] }[] {
+  const nodes = ring.nodes.map((facts) => facts.node);
+  const takers = takersOf(ring, nodes).filter((other) => other !== node);
+  if (!nodes.includes(node) || takers.length === 0)
+    throw new Error(`what ${node} has cannot be shared by the others of ${nodes.join(', ')}`);
+  const sizes = new Map(takers.map((taker) => [taker, partitionsOf(ring, taker).length]));
+  const given = new Map<NodeId, PartitionIndex[]>();
+  for (const partition of partitionsOf(ring, node)) {
+    const to = takers.reduce((least, taker) => (sizes.get(taker)! < sizes.get(least)! ? taker : least));
+    sizes.set(to, sizes.get(to)! + 1);
+    given.set(to, [...(given.get(to) ?? []), partition]);
+  }
+  return [...given].map(([taker, partitions]) => ({ node: taker, partitions }));
+}
+
 /** Whether there is nothing to do: the nodes are those wanted, as they are wanted, and the ring is balanced. */
 export const isNothingToDo = (plan: MovePlan): boolean =>
+  plan.forgets === undefined &&
   [plan.moves, plan.added, plan.removed, plan.drains ?? [], plan.activates ?? []].every((list) => list.length === 0);
+
+/** Plans to give a node up: its partitions go to the others as they are, without what it holds of them. */
+export function planForget(ring: Ring, node: NodeId): MovePlan {
+  sharesOf(ring, node); // throws where nobody could take them
+  const before = ring.nodes.map((facts) => facts.node);
+  return sealed({
+    clusterId: ring.clusterId,
+    epoch: ring.epoch,
+    nodesBefore: before,
+    nodesAfter: before.filter((other) => other !== node),
+    added: [],
+    removed: [],
+    moves: [],
+    partitionsMoved: 0,
+    forgets: node,
+  });
+}
 
 /** Partitions of every owner, ascending; one pass over the ring. */
 function groupByOwner(ring: Ring): Map<NodeId, PartitionIndex[]> {

@@ -4,7 +4,7 @@
  */
 import type { HolderIdentity, MoveId, NodeFacts, NodeId, RecordedEvent, RingEvent } from './events.ts';
 import { type LimitsSet, type MoveLimits, noLimitsSet, withChange } from './limits.ts';
-import { isPartitionCount, type PartitionIndex } from './partition.ts';
+import { formatPartitions, isPartitionCount, type PartitionIndex } from './partition.ts';
 
 export interface Freeze extends HolderIdentity {
   /** Grows with every freeze and take-over; appends of an older holder are refused. */
@@ -34,9 +34,13 @@ export interface OpenMove {
 export interface Loss {
   /** Log position of the event that says so. */
   readonly version: number;
-  /** `difference`: what a move's source and target hold is not the same, and the move was completed all the same. */
-  readonly kind: 'difference';
-  readonly move: MoveId;
+  /**
+   * `difference`: what a move's source and target hold is not the same, and the move was completed all the same. `node`: a node was forgotten, and what it held
+   * is lost.
+   */
+  readonly kind: 'difference' | 'node';
+  readonly move?: MoveId;
+  readonly node?: NodeId;
   readonly by: string;
   readonly reason: string;
   /** In words. */
@@ -156,6 +160,8 @@ function applyEvent(ring: Ring, event: RingEvent): Ring {
     }
     case 'node left':
       return { ...activated(ring, event.node), nodes: ring.nodes.filter((facts) => facts.node !== event.node) };
+    case 'node forgotten':
+      return forgotten(ring, event);
     case 'node drained':
       return { ...ring, drained: [...(ring.drained ?? []), event.node] };
     case 'node activated':
@@ -220,6 +226,25 @@ function applyEvent(ring: Ring, event: RingEvent): Ring {
   }
   // No default above: a new type does not compile until it is handled. What arrives here was written by a newer version.
   return { ...ring, notUnderstood: [...ring.notUnderstood, (event as { type: string }).type] };
+}
+
+function forgotten(ring: Ring, event: Extract<RingEvent, { type: 'node forgotten' }>): Ring {
+  const { node, to, by, reason } = event;
+  const owners = [...ring.owners];
+  for (const taker of to) for (const partition of taker.partitions) owners[partition] = taker.node;
+  const partitions = to.flatMap((taker) => taker.partitions).sort((a, b) => a - b);
+  const left = { ...activated(ring, node), owners, nodes: ring.nodes.filter((facts) => facts.node !== node) };
+  return withLoss(
+    { ...left, epoch: partitions.length > 0 ? ring.epoch + 1 : ring.epoch },
+    {
+      version: ring.version,
+      kind: 'node',
+      node,
+      by,
+      reason,
+      what: `${node} is forgotten, with what it held of partitions ${formatPartitions(partitions) || 'none'}`,
+    },
+  );
 }
 
 function activated(ring: Ring, node: NodeId): Ring {

@@ -14,7 +14,7 @@ const NAMED_MAX = 3;
 
 /**
  * Throws RingRefusal: OPERATION_UNKNOWN where the log has no event of `operation`; UNDO_OUT_OF_ORDER where a later operation has moved one of its partitions
- * on, or removed a node that one of them would go back to.
+ * on, or removed a node that one of them would go back to; UNDO_IMPOSSIBLE where it has forgotten a node.
  */
 export function planUndo(events: readonly RecordedEvent[], operation: string, options: PlanOptions = {}): MovePlan {
   const first = events.find((event) => event.operation === operation);
@@ -23,6 +23,13 @@ export function planUndo(events: readonly RecordedEvent[], operation: string, op
     throw new RingRefusal('OPERATION_UNKNOWN', `the log of ${clusterId} has nothing of operation ${operation}`);
   }
   const ring = fold(noRing(clusterId), events);
+  const lost = events.find((event) => event.operation === operation && event.event.type === 'node forgotten')?.event;
+  if (lost?.type === 'node forgotten') {
+    throw new RingRefusal(
+      'UNDO_IMPOSSIBLE',
+      `operation ${operation} has forgotten ${lost.node}: what is given up does not come back`,
+    );
+  }
   const { added, removed } = nodesChangedBy(events, operation, ring);
   const back = movedBy(events, operation, ring);
   const refuse = (what: string): never => {
@@ -105,6 +112,7 @@ function nodesChangedBy(
       members.add(event.node);
       if (by === operation) joined.add(event.node);
     }
+    if (event.type === 'node forgotten') members.delete(event.node);
     if (event.type === 'node left') {
       members.delete(event.node);
       if (by === operation) left.add(event.node);

@@ -34,7 +34,7 @@ export function checkInput(input: ScaleInput | undefined, workflowId: string): G
   if (goal !== undefined && targetNodes !== undefined) refuse('INPUT_INVALID', 'give targetNodes or goal, not both');
   if (goal !== undefined && goal?.kind !== 'scale') {
     if (create !== undefined) refuse('INPUT_INVALID', 'create goes with a number of nodes');
-    return checkOtherGoal(goal);
+    return checkOtherGoal(goal, reason);
   }
   const wanted: unknown = goal ? goal.nodes : targetNodes;
   if (typeof wanted !== 'number' || !Number.isInteger(wanted) || wanted < 1 || wanted > TARGET_NODES_MAX) {
@@ -51,12 +51,15 @@ export function checkInput(input: ScaleInput | undefined, workflowId: string): G
   return { kind: 'scale', nodes: wanted };
 }
 
-function checkOtherGoal(goal: Exclude<Goal, { kind: 'scale' }>): Goal {
-  if (goal?.kind === 'drain') {
+function checkOtherGoal(goal: Exclude<Goal, { kind: 'scale' }>, reason: string | undefined): Goal {
+  if (goal?.kind === 'drain' || goal?.kind === 'forget') {
     const { node } = goal;
     if (typeof node !== 'string' || !NODE_ID.test(node))
       refuse('INPUT_INVALID', 'goal.node must be the name of a node');
-    return { kind: 'drain', node };
+    if (goal.kind === 'drain') return { kind: 'drain', node };
+    if (goal.acceptLoss !== true) refuse('INPUT_INVALID', 'goal.acceptLoss must be true: what the node holds is lost');
+    if (!reason?.trim()) refuse('REASON_NEEDED', `${node} is forgotten with a reason only`);
+    return { kind: 'forget', node, acceptLoss: true };
   }
   if (goal?.kind !== 'undo') return refuse('INPUT_INVALID', `unknown goal ${JSON.stringify(goal)}`);
   const { operation } = goal;
@@ -74,5 +77,6 @@ export function goalOf(input: ScaleInput | undefined): Goal | undefined {
 /** What is wanted, in words: stands as the reason where none is given. */
 export function describeGoal(goal: Goal | undefined): string {
   if (goal?.kind === 'undo') return `undo of operation ${goal.operation}`;
+  if (goal?.kind === 'forget') return `${goal.node} is forgotten`;
   return goal?.kind === 'drain' ? `drain of ${goal.node}` : `scale to ${goal?.nodes} nodes`;
 }

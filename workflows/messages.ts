@@ -23,10 +23,11 @@ export const scaleWorkflowId = (clusterId: string): string => `scale/${clusterId
 export const moveWorkflowId = (clusterId: string, operationId: string, n: number): string =>
   `scale/${clusterId}/${operationId}/move-${n}`;
 
-/** What an operation is to bring about. `drain`: the node gives away all it has, stays a member, and is given nothing until it is activated. `undo`: take back what an operation did, by its whole id. */
+/** What an operation is to bring about. `forget`: the node is given up, with what it holds; needs a reason. `drain`: the node gives away all it has, stays a member, and is given nothing until it is activated. `undo`: take back what an operation did, by its whole id. */
 export type Goal =
   | { readonly kind: 'scale'; readonly nodes: number }
   | { readonly kind: 'drain'; readonly node: NodeId }
+  | { readonly kind: 'forget'; readonly node: NodeId; readonly acceptLoss: true }
   | { readonly kind: 'undo'; readonly operation: string };
 
 /** So plain that it can be typed in Temporal's UI. `targetNodes` is short for `goal: { kind: 'scale', nodes }`. */

@@ -9,8 +9,12 @@ const ACTIONS: Readonly<Record<string, (operation: string) => string>> = {
   CERTIFICATE_MISSING: cancel,
   CLUSTER_EXISTS: cancel,
   MOVE_INVALID: cancel,
+  NODE_ANSWERS: cancel,
   NODE_UNKNOWN: cancel,
   RING_NOT_HELD: cancel,
+  UNDO_IMPOSSIBLE: cancel,
+  NODE_LOST: (operation) =>
+    `ringmaster resume ${operation} # or, where its database never comes back: ringmaster cancel ${operation}, then ringmaster node forget <node> --accept-loss --reason "…"`,
   CERTIFICATE_MISMATCH: (operation) =>
     `ringmaster retry ${operation} # or, to go on without what differs: ringmaster retry ${operation} --accept-difference --reason "…"`,
 };

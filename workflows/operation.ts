@@ -74,6 +74,8 @@ export class Operation {
   movesPerNode: number;
   /** What the plan marks before anything is moved. */
   marks: { readonly drains: readonly NodeId[]; readonly activates: readonly NodeId[] } = { drains: [], activates: [] };
+  /** The node that the plan gives up. */
+  forgets: NodeId | null = null;
   /** The ring under our freeze, for the plan. */
   frozen: RingSummary | null = null;
   #work = new CancellationScope();
@@ -289,8 +291,9 @@ export class Operation {
     this.note(`undo: ${plan.partitionsMoved} partitions go back in ${plan.moves.length} moves`);
   }
 
-  #adoptMarks({ drains = [], activates = [] }: MovePlan): void {
+  #adoptMarks({ drains = [], activates = [], forgets }: MovePlan): void {
     this.marks = { drains, activates };
+    this.forgets = forgets ?? null;
   }
 
   end(state: EndState): void {

@@ -1,5 +1,5 @@
 /**
- * Scales the cluster to `input.targetNodes` nodes; or, by `input.goal`, drains a node, or takes back what an operation did.
+ * Scales the cluster to `input.targetNodes` nodes; or, by `input.goal`, drains a node, gives one up, or takes back what an operation did.
  * Holds: no partition is ever without an owner; a run that was killed between any two steps can be started again with the same input, which takes its freeze
  * over, and ends the same.
  * With `input.create` a cluster that has no ring gets one, with all its nodes; that is then the whole operation.
@@ -19,8 +19,8 @@ import {
 } from '@temporalio/workflow';
 import type { Leftover, RingSummary } from '../activities/types.ts';
 import type { NodeFacts, NodeId } from '../ring/events.ts';
-import { type MovePlan, nodeNames, ordinalOf, planDrain, planMoves, takersOf } from '../ring/plan.ts';
-import { isMember } from '../ring/ring.ts';
+import { type MovePlan, nodeNames, ordinalOf, planDrain, planForget, planMoves, takersOf } from '../ring/plan.ts';
+import { isMember, type Ring } from '../ring/ring.ts';
 import { call, cleanUp, pods, removeUnused, ring, verifyCluster } from './activities.ts';
 import { isBug, refusalOf, refuse } from './failures.ts';
 import { checkInput } from './input.ts';
@@ -93,6 +93,7 @@ async function goForward(op: Operation): Promise<Ending> {
     if (hasNothingToDo(op)) return 'nothing to do';
     await op.step('add nodes', () => addNodes(op));
     await markNodes(op);
+    await forgetNode(op);
   }
   return (await moveAndTidy(op)) ? 'completed' : 'continue as new';
 }
@@ -177,6 +178,9 @@ async function freezeRing(op: Operation): Promise<void> {
       left.state === 'started'
         ? await call(ring.abortMove, `abort ${left.move}, which was left open`, abort)
         : { result: left.state };
+    // What names a node that is forgotten ends with it: nobody is left to complete it with.
+    const { goal } = op.progress;
+    if (goal?.kind === 'forget' && [left.from, left.to].includes(goal.node)) continue;
     if (answer.result === 'handed over') await complete(op, left.move, left, 'which was left handed over');
     op.note(`move ${left.move}, left open, was ${answer.result === 'aborted' ? 'aborted' : 'completed'}`);
   }
@@ -203,6 +207,8 @@ async function planFor(op: Operation, seen: RingSummary, goal: Goal): Promise<Mo
       return planOfScale(op, seen, goal.nodes);
     case 'drain':
       return planOfDrain(op, seen, goal.node);
+    case 'forget':
+      return planOfForget(seen, goal.node);
     case 'undo':
       return await planOfUndo(op, goal.operation);
   }
@@ -223,15 +229,25 @@ function planOfScale(op: Operation, seen: RingSummary, nodes: number): MovePlan 
 
 function planOfDrain(op: Operation, seen: RingSummary, node: NodeId): MovePlan {
   const ring = expandRing(seen);
-  if (!isMember(ring, node)) refuse('NODE_UNKNOWN', `${node} is no member of ${seen.clusterId}`);
-  const others = ring.nodes.flatMap((facts) => (facts.node === node ? [] : [facts.node]));
-  if (takersOf(ring, others).length === 0)
-    refuse('NODES_ALL_DRAINED', `without ${node} no member of ${seen.clusterId} is left that takes partitions`);
+  assertOthersTake(ring, node);
   return planDrain(ring, node, planOptions(op));
 }
 
+function assertOthersTake(ring: Ring, node: NodeId): void {
+  if (!isMember(ring, node)) refuse('NODE_UNKNOWN', `${node} is no member of ${ring.clusterId}`);
+  const others = ring.nodes.flatMap((facts) => (facts.node === node ? [] : [facts.node]));
+  if (takersOf(ring, others).length === 0)
+    refuse('NODES_ALL_DRAINED', `without ${node} no member of ${ring.clusterId} is left that takes partitions`);
+}
+
+function planOfForget(seen: RingSummary, node: NodeId): MovePlan {
+  const ring = expandRing(seen);
+  assertOthersTake(ring, node);
+  return planForget(ring, node);
+}
+
 /** Nobody can put right by waiting that there is nothing of it, or that later operations come first. */
-const NOT_UNDOABLE: ReadonlySet<string> = new Set(['OPERATION_UNKNOWN', 'UNDO_OUT_OF_ORDER']);
+const NOT_UNDOABLE: ReadonlySet<string> = new Set(['OPERATION_UNKNOWN', 'UNDO_IMPOSSIBLE', 'UNDO_OUT_OF_ORDER']);
 
 async function planOfUndo(op: Operation, operation: string): Promise<MovePlan> {
   const input = { clusterId: op.progress.clusterId, operation, ...planOptions(op) };
@@ -269,8 +285,23 @@ async function complete(op: Operation, name: string, left: Omit<Leftover, 'state
   await op.concerning(name, () => call(cleanUp, `complete ${move}, ${why}`, input));
 }
 
-const hasNothingToDo = ({ progress: { moves, nodesAdded, nodesRemoved }, marks }: Operation): boolean =>
+const hasNothingToDo = ({ progress: { moves, nodesAdded, nodesRemoved }, marks, forgets }: Operation): boolean =>
+  forgets === null &&
   [moves, nodesAdded, nodesRemoved, marks.drains, marks.activates].every((list) => list.length === 0);
+
+/** What it owned goes to the others by one event, and what it held of that is lost. */
+async function forgetNode(op: Operation): Promise<void> {
+  const { forgets: node } = op;
+  if (node === null) return;
+  await op.step('mark nodes', async () => {
+    await call(pods.forgetNode, `give ${node} up, if it is gone`, {
+      ...op.asHolder,
+      node,
+      by: op.input.actor ?? 'unknown',
+    });
+    op.note(`${node} is forgotten: what it held is lost, which the ring's log says`);
+  });
+}
 
 /** Before anything is moved: a node that is drained is given nothing, and one that gets something back has to be active. */
 async function markNodes(op: Operation): Promise<void> {

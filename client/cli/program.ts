@@ -4,7 +4,7 @@ import { CodedError, describeError } from '../../kit/errors.ts';
 import { VERIFY_SAMPLES_MAX } from '../../workflows/messages.ts';
 import { bytesPerSecond, getLimits, type LimitsOptions, numberOrDefault, setLimits } from './commands/limits.ts';
 import { log, operations, showCluster, showRing, status } from './commands/look.ts';
-import { activate, type DrainOptions, drain } from './commands/node.ts';
+import { activate, type DrainOptions, drain, type ForgetOptions, forget } from './commands/node.ts';
 import { plan, type ScaleOptions, scale } from './commands/scale.ts';
 import { type Steering, type SteerOptions, steer, steering, type UndoOptions, undo } from './commands/steer.ts';
 import { type VerifyOptions, verify } from './commands/verify.ts';
@@ -172,6 +172,16 @@ function createProgram(surroundings: Surroundings, end: (code: ExitCode) => void
     .action(async function action(this: Command, name: string) {
       const context = await openContext(surroundings, program.opts<GlobalOptions>());
       end(await drain(context, name, this.opts<DrainOptions>()));
+    });
+  node
+    .command('forget')
+    .description('give up a node that never comes back: its partitions go to the others, what it holds is lost')
+    .argument('<node>', 'such as node-1')
+    .option('--accept-loss', 'needed, and so is --reason')
+    .option('--wait', 'show the progress until it ends or is blocked')
+    .action(async function action(this: Command, name: string) {
+      const context = await openContext(surroundings, program.opts<GlobalOptions>());
+      end(await forget(context, name, this.opts<ForgetOptions>()));
     });
   node
     .command('activate')

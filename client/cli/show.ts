@@ -22,6 +22,7 @@ export function planLines(plan: MovePlan, terminal: Terminal): string[] {
   const changes = [
     ...(added.length > 0 ? [`  added:    ${added.join(', ')}`] : []),
     ...(removed.length > 0 ? [`  removed:  ${removed.join(', ')}`] : []),
+    ...(plan.forgets ? [`  forgotten: ${plan.forgets}, with all that it holds`] : []),
     ...(plan.drains ? [`  drained:  ${plan.drains.join(', ')}`] : []),
     ...(plan.activates ? [`  activated: ${plan.activates.join(', ')}`] : []),
     `  moves:    ${plural(plan.partitionsMoved, 'partition')} in ${plural(moves.length, 'move')}`,
@@ -110,7 +111,11 @@ export function progressLines(progress: ProgressAnswer, terminal: Terminal, now:
 }
 
 const goalText = (goal: Exclude<Goal, { kind: 'scale' }>): string =>
-  goal.kind === 'drain' ? `drain of ${plain(goal.node)}` : `undo of ${shortId(goal.operation)}`;
+  goal.kind === 'forget'
+    ? `${plain(goal.node)} is forgotten`
+    : goal.kind === 'drain'
+      ? `drain of ${plain(goal.node)}`
+      : `undo of ${shortId(goal.operation)}`;
 
 /** Of a move whose copy runs. */
 function copyLines({ n, from, to, copy }: ProgressAnswer['moves'][number]): string[] {

@@ -67,6 +67,8 @@ export function describeEvent(event: RingEvent): string {
       return `node joined: ${event.node} at ${event.url}`;
     case 'node left':
       return `node left: ${event.node}`;
+    case 'node forgotten':
+      return `node forgotten: ${event.node}; ${event.by} has accepted the loss of what it held (${event.reason}); its partitions go to ${event.to.map(({ node, partitions }) => `${node}: ${formatPartitions(partitions)}`).join(', ') || 'nobody'}`;
     case 'node drained':
       return `node drained: ${event.node} is given nothing until it is activated`;
     case 'node activated':

@@ -543,6 +543,60 @@ describe('looking and steering', () => {
     );
   });
 
+  test('node drain starts an operation, node activate is an event of the log; status and log show both', async () => {
+    expect((await ringmaster('node drain node-1 --dry-run')).out).toMatch(
+      /drained: {2}node-1\n[\s\S]*node-1 is drained/,
+    );
+    expect(operations.operations).toHaveLength(0);
+    const { code, out } = await ringmaster('node drain node-1 --reason "a slow disk"');
+    expect(code).toBe(0);
+    expect(out).toMatch(/^operation [0-9a-f-]{36} started, which drains node-1\n/);
+    expect(operations.operations[0]?.input).toMatchObject({
+      goal: { kind: 'drain', node: 'node-1' },
+      reason: 'a slow disk',
+    });
+    expect(await ringmaster('node drain node-9 --dry-run')).toMatchObject({
+      code: 1,
+      err: expect.stringMatching(/^NODE_UNKNOWN/),
+    });
+    await decideAndAppend(
+      store,
+      'demo',
+      { type: 'freeze', by: { operationId: 'op', workflowId: 'w', runId: 'r' } },
+      by,
+    );
+    await decideAndAppend(store, 'demo', { type: 'drain node', holder: 1, node: 'node-1' }, by);
+    expect((await ringmaster('status')).out).toMatch(/node-1 .*\(drained\)/);
+    expect((await ringmaster('node activate node-1')).out).toBe(
+      'node-1 is active: the next operation gives it its share\n',
+    );
+    expect((await ringmaster('log')).out).toMatch(
+      /node drained: node-1 is given nothing[\s\S]*node activated: node-1 {2}\[anna\]/,
+    );
+  });
+
+  test('node forget needs the acceptance and a reason, and asks a person for the name', async () => {
+    for (const line of ['node forget node-1', 'node forget node-1 --accept-loss', 'node forget node-1 --reason x'])
+      expect(await ringmaster(line)).toMatchObject({
+        code: 2,
+        err: expect.stringMatching(/^USAGE: what node-1 holds would be lost/),
+      });
+    const asked = await ringmaster('node forget node-1 --accept-loss --reason x', { answers: ['yes'] });
+    expect(asked).toMatchObject({
+      code: 1,
+      asked: [expect.stringContaining('All that node-1 holds is lost for ever')],
+    });
+    expect(operations.operations).toHaveLength(0);
+    expect(
+      (await ringmaster('node forget node-1 --accept-loss --reason "its disk burnt"', { answers: ['node-1'] })).code,
+    ).toBe(0);
+    expect(operations.operations[0]?.input).toMatchObject({
+      goal: { kind: 'forget', node: 'node-1', acceptLoss: true },
+      reason: 'its disk burnt',
+      actor: 'anna',
+    });
+  });
+
   test('the log is shown, and followed until Ctrl-C', async () => {
     expect((await ringmaster('log')).out).toMatch(
       /^ {4}1 {2}.*ring made: 8 partitions on node-0, node-1 {2}\[test: to see\]\n$/,

@@ -96,6 +96,24 @@ export const guards: readonly Guard[] = [
       only: 'with an accepted difference the move is completed without certificate',
     },
   ]),
+  ...of('activities/pods.ts', 'test/workflows/half-dead.int.test.ts', [
+    {
+      name: 'a node that answers is not forgotten',
+      because: 'P1: what it holds is not lost',
+      find: '        if (alive) {\n',
+      replace: '        if (!alive) {\n',
+      only: 'a node whose database answers is not forgotten',
+    },
+  ]),
+  ...of('node/steward.ts', 'test/workflows/half-dead.int.test.ts', [
+    {
+      name: 'what is stale is put away before a partition is owned without a move',
+      because: 'S4: pending rows of a partition that was given away are gone before it can be owned again',
+      find: 'if (unprepared.length > 0 && isMember(ring, this.#session.node))',
+      replace: 'if (unprepared.length < 0 && isMember(ring, this.#session.node))',
+      only: 'what is stale at a node is put away before it becomes the owner without a move',
+    },
+  ]),
   ...of('activities/caretakers.ts', 'test/workflows/half-dead.int.test.ts', [
     {
       name: 'a node of which nothing answers blocks by name',

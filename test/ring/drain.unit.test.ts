@@ -79,6 +79,68 @@ describe('a drained node', () => {
   });
 });
 
+describe('a forgotten node', () => {
+  const base = (): Ring => held(ringOf(['node-0', 'node-1', 'node-2'], 8));
+  const forget = { type: 'forget node', holder: 1, node: 'node-1', by: 'ada', reason: 'its disk burnt' } as const;
+
+  test('is no member any more, its partitions are the others’, and the loss is told from then on', () => {
+    const ring = given(base())
+      .when(forget)
+      .thenDrawn('e2 {node-0 node-2} [node-0 node-0 node-0 node-2 node-0 node-2 node-2 node-2] frozen:run-1#1');
+    expect(ring.losses).toEqual([
+      {
+        version: ring.version,
+        kind: 'node',
+        node: 'node-1',
+        by: 'ada',
+        reason: 'its disk burnt',
+        what: 'node-1 is forgotten, with what it held of partitions 3-5',
+      },
+    ]);
+    given(ring).when(forget).thenNothing();
+  });
+
+  test('takes its moves along: started ones as if they had never been, a handed-over one without a certificate', () => {
+    const started = apply(base(), {
+      type: 'start move',
+      holder: 1,
+      move: 'm1',
+      from: 'node-0',
+      to: 'node-1',
+      partitions: [0],
+    });
+    const over = apply(
+      started,
+      { type: 'start move', holder: 1, move: 'm2', from: 'node-1', to: 'node-2', partitions: [3] },
+      { type: 'claim move', holder: 1, move: 'm2', attempt: 'x' },
+    );
+    const proof = { jobsPending: 0, jobsCopied: 0, prefixes: [] };
+    const handedOver = apply(over, { type: 'hand over', move: 'm2', token: over.version, proof });
+    given(handedOver).when(forget).thenEvents('move aborted', 'move completed', 'node forgotten');
+    const ring = apply(handedOver, forget);
+    expect(ring.moves).toEqual([]);
+    expect(ring.owners[3]).toBe('node-2');
+    expect(ring.losses?.map(({ kind }) => kind)).toEqual(['difference', 'node']);
+  });
+
+  test('is forgotten by who holds the ring, for a reason, and not where nobody could take what it owned', () => {
+    given(ringOf(['node-0', 'node-1']))
+      .when(forget)
+      .thenRefused('RING_NOT_HELD');
+    given(base())
+      .when({ ...forget, reason: '' })
+      .thenRefused('REASON_NEEDED');
+    given(base())
+      .when({ ...forget, by: '' })
+      .thenRefused('REASON_NEEDED');
+    given(held(ringOf(['node-1'])))
+      .when(forget)
+      .thenRefused('NODES_ALL_DRAINED');
+    const others = apply(held(ringOf(['node-0', 'node-1'])), { type: 'drain node', holder: 1, node: 'node-0' });
+    given(others).when(forget).thenRefused('NODES_ALL_DRAINED');
+  });
+});
+
 describe('the plan of a drain', () => {
   test('moves what that node has and nothing else, to those that have least; again there is nothing to do', () => {
     const ring = held(ringOf(['node-0', 'node-1', 'node-2'], 8));

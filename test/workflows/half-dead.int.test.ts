@@ -12,13 +12,22 @@ import { createActivities } from '../../activities/index.ts';
 import type { NodeEndpoints } from '../../platform/platform.ts';
 import { partitionsOf } from '../../ring/ring.ts';
 import {
+  cancelUpdate,
   type OperationProgress,
   progressQuery,
   resumeUpdate,
   type ScaleInput,
   scaleWorkflowId,
 } from '../../workflows/messages.ts';
-import { addJobs, CLUSTER, createFixture, type Fixture, pendingAt } from '../jobsdb/move-fixture.ts';
+import {
+  addJobs,
+  CLUSTER,
+  createFixture,
+  type Fixture,
+  type FixtureOptions,
+  pendingAt,
+} from '../jobsdb/move-fixture.ts';
+import { handOverMove } from '../jobsdb/moved.ts';
 import { until } from '../support/wait.ts';
 import { Harness, type Operation } from './harness.ts';
 
@@ -33,6 +42,7 @@ interface Trial {
   /** What of node-1 answers. */
   readonly is: { backend: boolean; database: boolean };
   drain(): Promise<Operation>;
+  start(input: Partial<ScaleInput>): Promise<Operation>;
   shows(
     operation: Operation,
     what: string,
@@ -40,8 +50,8 @@ interface Trial {
   ): Promise<OperationProgress>;
 }
 
-async function halfDead(run: (trial: Trial) => Promise<void>): Promise<void> {
-  const f = await createFixture(4, { names: ['node-0', 'node-1'] });
+async function halfDead(run: (trial: Trial) => Promise<void>, options: FixtureOptions = {}): Promise<void> {
+  const f = await createFixture(4, { names: ['node-0', 'node-1'], ...options });
   const is = { backend: false, database: true };
   try {
     for (const partition of partitionsOf(await f.ring(), 'node-1'))
@@ -88,21 +98,23 @@ async function halfDead(run: (trial: Trial) => Promise<void>): Promise<void> {
     });
     const work = async (): Promise<void> => {
       let started: Operation | undefined;
+      const start = async (input: Partial<ScaleInput>): Promise<Operation> => {
+        started = await harness.env.client.workflow.start<(input: ScaleInput) => Promise<OperationProgress>>(
+          'ScaleCluster',
+          {
+            workflowId: scaleWorkflowId(CLUSTER),
+            taskQueue,
+            args: [{ clusterId: CLUSTER, reason: 'a test', ...input }],
+          },
+        );
+        return started;
+      };
       try {
         await run({
           f,
           is,
-          drain: async () => {
-            started = await harness.env.client.workflow.start<(input: ScaleInput) => Promise<OperationProgress>>(
-              'ScaleCluster',
-              {
-                workflowId: scaleWorkflowId(CLUSTER),
-                taskQueue,
-                args: [{ clusterId: CLUSTER, reason: 'a test', goal: { kind: 'drain', node: 'node-1' } }],
-              },
-            );
-            return started;
-          },
+          start,
+          drain: () => start({ goal: { kind: 'drain', node: 'node-1' } }),
           shows: (operation, what, condition) =>
             until(
               async () => {
@@ -174,6 +186,74 @@ test('its database gone too the operation is blocked, lists what is at risk, giv
     expect(await operation.result()).toMatchObject({ state: 'completed', jobsMoved: 20 * owned.length });
     expect(await arrived(f)).toBe(20 * owned.length);
   }));
+
+const forget = { actor: 'ada', goal: { kind: 'forget', node: 'node-1', acceptLoss: true } } as const;
+
+test('a node that never comes back is forgotten: the others own what it had and serve it, and the loss is told', () =>
+  halfDead(async ({ f, is, drain, shows, start }) => {
+    is.database = false;
+    const owned = partitionsOf(await f.ring(), 'node-1');
+    const blocked = await drain();
+    await shows(blocked, 'blocked', ({ blockedOn }) => blockedOn?.code === 'NODE_LOST');
+    await blocked.executeUpdate(cancelUpdate, { args: [{}] });
+    expect((await blocked.result()).state).toBe('cancelled');
+    const ended = await (await start({ ...forget, reason: 'its disk burnt' })).result();
+    expect(ended).toMatchObject({ state: 'completed', from: 2, to: 1 });
+    expect(ended.notes).toEqual(["node-1 is forgotten: what it held is lost, which the ring's log says"]);
+    const ring = await f.ring();
+    expect(ring.nodes.map(({ node }) => node)).toEqual(['node-0']);
+    expect(ring.losses).toMatchObject([{ kind: 'node', node: 'node-1', by: 'ada', reason: 'its disk burnt' }]);
+    expect((await f.a.steward.status()).partitions).toMatchObject({ open: 4, closed: 0 });
+    for (const partition of owned) expect(await pendingAt(f.a, partition)).toEqual([]);
+  }));
+
+test.each(['database', 'backend'] as const)('a node whose %s answers is not forgotten', (what) =>
+  halfDead(async ({ f, is, shows, start }) => {
+    is.database = what === 'database';
+    is.backend = what === 'backend';
+    const operation = await start({ ...forget, reason: 'its disk burnt' });
+    const blocked = await shows(operation, 'blocked', ({ state }) => state === 'blocked');
+    expect(blocked.blockedOn).toMatchObject({ code: 'NODE_ANSWERS', phase: 'mark nodes' });
+    await operation.executeUpdate(cancelUpdate, { args: [{}] });
+    expect((await operation.result()).state).toBe('cancelled');
+    expect(await f.ring()).toMatchObject({ losses: [], freeze: null });
+  }),
+);
+
+test('what is stale at a node is put away before it becomes the owner without a move', () =>
+  halfDead(
+    async ({ f, is, start }) => {
+      // It has given the partition away a moment ago, and puts away one job at a time: it is in the middle of that when it gets the partition back.
+      const jobs = 1_200;
+      await addJobs(
+        f.a.pool,
+        Array.from({ length: jobs }, (_, n) => ({ partition: 0, payload: { n } })),
+      );
+      await handOverMove(f, 'op/move-1.1', f.a, f.b, [0], undefined, false);
+      is.database = false;
+      expect(await (await start({ ...forget, reason: 'its disk burnt' })).result()).toMatchObject({
+        state: 'completed',
+      });
+      const ring = await f.ring();
+      expect(ring.losses?.map(({ kind }) => kind)).toEqual(['difference', 'node']);
+      expect((await f.a.steward.status()).partitions.open).toBe(4);
+      expect(await pendingAt(f.a, 0)).toEqual([]);
+    },
+    { putAwayRows: 1 },
+  ));
+
+test.each([
+  [{ kind: 'forget', node: 'node-1' }, 'x', 'INPUT_INVALID'],
+  [{ kind: 'forget', node: 'node-1', acceptLoss: true }, '', 'REASON_NEEDED'],
+])('nothing is forgotten without acceptance and reason: %j, %j', (goal, reason, code) =>
+  halfDead(async ({ f, start }) => {
+    const before = (await f.ring()).version;
+    await expect((await start({ goal: goal as never, reason })).result()).rejects.toMatchObject({
+      cause: { type: code },
+    });
+    expect((await f.ring()).version).toBe(before);
+  }),
+);
 
 test('a person need not wait for the next look', () =>
   halfDead(async ({ is, drain, shows }) => {
