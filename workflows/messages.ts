@@ -93,6 +93,8 @@ export interface BlockedOn {
   readonly message: string;
   /** ISO 8601. */
   readonly since: string;
+  /** What was passed before it counted as trouble: so long (`10m`), or so often (`3 tries`). Absent where the first time is enough. */
+  readonly threshold?: string;
   readonly phase: PhaseName;
   /** `move-<n>` of this operation; or, whole, the id of a move that another one left behind. */
   readonly move?: string;
@@ -217,6 +219,8 @@ export interface MoveOutcome {
   readonly because: string | null;
   /** Id in the ring's log of the last try. */
   readonly move: string | null;
+  /** With `blocked`: as `BlockedOn.threshold`. */
+  readonly threshold?: string;
   /** With `blocked`: it is handed over, and only what comes after that is missing. */
   readonly handedOver?: boolean;
 }

@@ -212,7 +212,7 @@ export class Operation {
   }
 
   /** Shows what the operation waits for. The first of several stays: it is what nextAction is about. */
-  block({ code, message }: Refusal, move = this.#concerned): void {
+  block({ code, message, threshold }: Refusal, move = this.#concerned): void {
     if (this.progress.blockedOn) return;
     const before = this.#lookedAgain?.code === code ? this.#lookedAgain : null;
     const since = before?.since ?? new Date(Date.now()).toISOString();
@@ -221,6 +221,7 @@ export class Operation {
       code,
       message,
       since,
+      ...(threshold ? { threshold } : {}),
       phase: this.progress.phase ?? 'plan',
       ...(move ? { move } : {}),
     };

@@ -93,7 +93,11 @@ async function runMove(op: Operation, move: MoveEntry): Promise<void> {
     // Blocked; or aborted although nobody cancelled the operation: its child was cancelled by hand. Resume starts it again, with the next try.
     move.state = 'waiting';
     op.block(
-      { code: outcome.code ?? 'MOVE_CANCELLED', message: outcome.because ?? 'its workflow was cancelled by hand' },
+      {
+        code: outcome.code ?? 'MOVE_CANCELLED',
+        message: outcome.because ?? 'its workflow was cancelled by hand',
+        ...(outcome.threshold ? { threshold: outcome.threshold } : {}),
+      },
       `move-${move.n}`,
     );
   }

@@ -139,7 +139,11 @@ export function endLines(progress: ProgressAnswer, terminal: Terminal): string[]
 
 function attention({ blockedOn, nextAction }: ProgressAnswer): string[] {
   return [
-    ...(blockedOn ? [`  blocked on ${blockedOn.code}: ${plain(blockedOn.message)} (${blockedOn.phase})`] : []),
+    ...(blockedOn
+      ? [
+          `  blocked on ${blockedOn.code}${blockedOn.threshold ? ` after ${blockedOn.threshold}` : ''}: ${plain(blockedOn.message)} (${blockedOn.phase})`,
+        ]
+      : []),
     ...(nextAction ? [`  next: ${plain(nextAction)}`] : []),
   ];
 }
