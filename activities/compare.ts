@@ -51,7 +51,9 @@ export function createCompareActivities(deps: CompareDeps): CompareActivities {
   /** Why the move cannot be compared now; null: it can. Throws what is weather. */
   async function obstacleTo(move: MoveRecord): Promise<string | null> {
     if (move.state === 'completed')
-      return move.certificate ? null : 'it has no certificate: a worker of an older version completed it';
+      return move.certificate || move.accepted
+        ? null
+        : 'it has no certificate: a worker of an older version completed it';
     const version = move.handedOver!.version;
     const [source, target] = await Promise.all([statusOf(move.from), statusOf(move.to)]);
     return source.settledVersion >= version && target.foldedVersion >= version
@@ -160,6 +162,7 @@ export function createCompareActivities(deps: CompareDeps): CompareActivities {
           nodes: ring.nodes.length,
           problems: problems.slice(0, NAMED_MAX),
           problemCount: problems.length,
+          losses: ring.losses ?? [],
         };
       }),
 

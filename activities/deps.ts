@@ -17,11 +17,20 @@ export interface ActivityLimits {
   /** For a member to fold the ring and to settle, when the cluster is verified and before a node is removed. */
   readonly settleWithinMs: number;
   readonly pollEveryMs: number;
+  /** A drained node whose backend does not answer for so long is stood in for. */
+  readonly standInAfterMs: number;
+  /** A node of which neither backend nor database answers for so long blocks the operation by NODE_LOST. */
+  readonly lostAfterMs: number;
+  /** A caretaker that nobody has asked for so long ends; the next one to be asked for begins anew. */
+  readonly caretakerIdleMs: number;
 }
 
 export const activityLimits: ActivityLimits = {
   settleWithinMs: 60_000, // without another batch put away: a node that stands still for so long is in trouble
   pollEveryMs: 50, // a status is one small request, and a person waits for the sum of these
+  standInAfterMs: 15_000, // longer than a process takes to start again: taking its place ends it, if it lives after all
+  caretakerIdleMs: 300_000, // longer than a batch of jobs takes to be put away, which it goes on with between two looks
+  lostAfterMs: 60_000, // a machine that starts again takes longer; being blocked by name costs nothing, and ends by itself
 };
 
 export interface ActivityDeps {
@@ -34,6 +43,10 @@ export interface ActivityDeps {
   /** Asks the database itself, once its node is gone. Throws NODE_NOT_EMPTY. */
   readonly assertNothingPending: (node: NodeId, database: DatabaseAddress) => Promise<void>;
   readonly controlOf: (node: NodeId) => Promise<NodeControl>;
+  /** Null: neither backend nor database of the node answers, for `lostAfterMs`. Else which does (caretakers.ts). */
+  readonly signOfLife?: (node: NodeId) => Promise<'backend' | 'database' | null>;
+  /** As `controlOf`, also where the node is half dead (caretakers.ts). Default: `controlOf`. */
+  readonly reach?: (clusterId: string, node: NodeId) => Promise<NodeControl>;
   readonly holders: Holders;
   /** `worker@host`: stands with every event that is appended here. */
   readonly actor: string;

@@ -1,5 +1,6 @@
 /** All activities of one worker. */
 import { CodedError } from '../kit/errors.ts';
+import { createCaretakers, createSignOfLife } from './caretakers.ts';
 import { createCompareActivities } from './compare.ts';
 import type { ActivityDeps } from './deps.ts';
 import { asFailure } from './errors.ts';
@@ -10,7 +11,8 @@ import { createRingActivities } from './ring.ts';
 import type { AllActivities } from './types.ts';
 import { createVerifyActivities } from './verify.ts';
 
-export function createActivities(deps: ActivityDeps): AllActivities {
+export function createActivities(given: ActivityDeps): AllActivities {
+  const deps = { reach: createCaretakers(given), signOfLife: createSignOfLife(given), ...given };
   const activities = {
     ...createRingActivities(deps),
     ...createPodActivities(deps),

@@ -42,6 +42,7 @@ export function summarizeRing(ring: Ring): RingSummary {
     if (partition > 0 && ring.owners[partition - 1] === owner) owners[owners.length - 1]! += 1;
     else owners.push(indexOf.get(owner)!, 1);
   });
-  const { clusterId, version, epoch, partitionCount, nodes } = ring;
-  return { clusterId, version, epoch, partitionCount, nodes, owners };
+  const { clusterId, version, epoch, partitionCount, nodes, drained = [] } = ring;
+  const marks = drained.length > 0 ? { drained } : {};
+  return { clusterId, version, epoch, partitionCount, nodes, owners, ...marks };
 }

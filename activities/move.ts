@@ -39,6 +39,8 @@ const HOLD_DEADLINE_MS = 10_000;
 const STATEMENT_MS_MAX = 43_200_000;
 /** No byte of a statement came or went for so long: its peer is stopped. Longer than it takes to count what is pending of 100 million rows. */
 const SILENCE_MS_MAX = 600_000;
+/** What the log keeps of an accepted difference. */
+const DIFFERENCE_LENGTH_MAX = 2_000;
 /** We stop before the source does: an append that races with its dead-man would be lost work. */
 const HOLD_MARGIN_MS = 2_000;
 
@@ -46,6 +48,9 @@ const UNTHROTTLED: ThrottleState = { throttledBy: null, bytesPerSecond: null };
 
 export function createMoveActivities(deps: ActivityDeps): MoveActivities {
   const pools = createPools();
+
+  const reach = ({ clusterId }: MoveActivityInput, node: NodeId): Promise<NodeControl> =>
+    deps.reach ? deps.reach(clusterId, node) : deps.controlOf(node);
 
   /** What an attempt works with. Throws RingRefusal MOVE_ABORTED or MOVE_HANDED_OVER where the move is past it. */
   async function claim(
@@ -56,7 +61,7 @@ export function createMoveActivities(deps: ActivityDeps): MoveActivities {
     const name = `${workflowExecution?.runId}/${activityId}/${attempt}`;
     const { ring } = await append(input, { type: 'claim move', holder: input.holder, move: input.move, attempt: name });
     const token = moveOf(ring, input.move)!.token;
-    const [source, target] = await Promise.all([deps.controlOf(input.from), deps.controlOf(input.to)]);
+    const [source, target] = await Promise.all([reach(input, input.from), reach(input, input.to)]);
     return { command: { move: input.move, token, partitions: input.partitions }, source, target, ring };
   }
 
@@ -176,13 +181,21 @@ export function createMoveActivities(deps: ActivityDeps): MoveActivities {
         const events = await deps.ringStore.read(input.clusterId);
         const move = moveOf(fold(noRing(input.clusterId), events), input.move);
         if (!move) return; // completed by an earlier attempt
-        await waitFolded(deps, input.to, move.handedOverAt);
-        await waitSettled(deps, input.from, move.handedOverAt);
+        const reaching = { ...deps, controlOf: (node: NodeId) => reach(input, node) };
+        await waitFolded(reaching, input.to, move.handedOverAt);
+        await waitSettled(reaching, input.from, move.handedOverAt);
         await faultPoint('cleanUp: nodes settled');
         // While the move is open neither node drops anything of it: both sides can be read as they were.
-        const certificate = await certificateOf(input, movesOf(events).get(input.move)!);
-        await faultPoint('cleanUp: certified');
-        await append(input, { type: 'complete move', move: input.move, certificate });
+        try {
+          const certificate = await certificateOf(input, movesOf(events).get(input.move)!);
+          await faultPoint('cleanUp: certified');
+          await append(input, { type: 'complete move', move: input.move, certificate });
+        } catch (error) {
+          if (!input.accept || codeOf(error) !== 'CERTIFICATE_MISMATCH') throw error;
+          const accepted = { ...input.accept, difference: describeDifference(error) };
+          deps.log.warn({ move: input.move, ...accepted }, 'a difference is accepted');
+          await append(input, { type: 'accept difference', move: input.move, accepted });
+        }
       });
     },
   });
@@ -285,6 +298,13 @@ const handedOver = (proof: MoveProof): CutOverResult => ({
   jobsMoved: proof.jobsPending,
   jobsCopied: proof.jobsCopied,
 });
+
+/** Counts and sums of both sides; no content, as a certificate has none. */
+function describeDifference(error: unknown): string {
+  const found: unknown = error instanceof CodedError ? error.details['differences'] : undefined;
+  const text = Array.isArray(found) ? found.join('; ') : error instanceof Error ? error.message : String(error);
+  return text.slice(0, DIFFERENCE_LENGTH_MAX);
+}
 
 /** The move is not this attempt's to abort: it has ended, or a newer attempt has claimed it. */
 const isPastAborting = (error: unknown): boolean =>

@@ -65,8 +65,9 @@ export function createPodActivities(deps: PodDeps): PodActivities {
     const owned = partitionsOf(ring, node).length;
     if (owned > 0)
       throw new RingRefusal('NODE_NOT_EMPTY', `${node} still owns ${owned} partitions (epoch ${ring.epoch})`);
-    await waitSettled(deps, node, ring.version);
-    const pendingJobs = await (await deps.controlOf(node)).countPending(cancellationSignal());
+    const control = await (deps.reach ? deps.reach(ring.clusterId, node) : deps.controlOf(node));
+    await waitSettled({ ...deps, controlOf: async () => control }, node, ring.version);
+    const pendingJobs = await control.countPending(cancellationSignal());
     if (pendingJobs > 0)
       throw new CodedError('NODE_NOT_EMPTY', `${node} still holds ${pendingJobs} pending jobs`, { node, pendingJobs });
   }
@@ -147,6 +148,28 @@ export function createPodActivities(deps: PodDeps): PodActivities {
 
     /** Repeated: goes on after the last thing that was done; absent is success. */
     removeNode: (input) => beating(() => removeNode(input)),
+
+    /** Repeated: it is forgotten already. */
+    forgetNode: (input) =>
+      beating(async () => {
+        const { clusterId, node, holder, by, reason } = input;
+        const ring = await readRing(ringStore, clusterId);
+        if (!isMember(ring, node)) return { version: ring.version };
+        const alive = await deps.signOfLife?.(node);
+        if (alive) {
+          const what = alive === 'backend' ? 'its backend answers' : 'its PostgreSQL answers: drain it instead';
+          throw new CodedError('NODE_ANSWERS', `${node} is not forgotten: ${what}`, { node, alive });
+        }
+        const authorship = { actor: deps.actor, reason, operation: input.operationId };
+        const done = await decideAndAppend(
+          ringStore,
+          clusterId,
+          { type: 'forget node', holder, node, by, reason },
+          authorship,
+        );
+        log.warn({ clusterId, node, by, reason }, 'node forgotten, with what it held');
+        return { version: done.ring.version };
+      }),
 
     /** Repeated: as removeNode. */
     removeUnused: (input) =>

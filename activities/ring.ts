@@ -4,6 +4,7 @@
 import { RingRefusal } from '../ring/decide.ts';
 import type { HolderIdentity, MoveId, RecordedEvent } from '../ring/events.ts';
 import { fold, limitsOf, noRing, type OpenMove, type Ring } from '../ring/ring.ts';
+import { planUndo } from '../ring/undo.ts';
 import { type Authorship, decideAndAppend, readRing } from '../ringstore/ringstore.ts';
 import type { ActivityDeps } from './deps.ts';
 import { refusingByType } from './errors.ts';
@@ -163,8 +164,27 @@ export function createRingActivities(deps: RingDeps): RingActivities {
       return { version: ring.version };
     },
 
+    /** Repeated: who is marked already stays so. */
+    async markNodes(input) {
+      const { clusterId, holder, drains, activates } = input;
+      let { version } = await readRing(ringStore, clusterId);
+      const commands = [
+        ...activates.map((node) => ({ type: 'activate node', node }) as const),
+        ...drains.map((node) => ({ type: 'drain node', holder, node }) as const),
+      ];
+      for (const command of commands)
+        version = (await decideAndAppend(ringStore, clusterId, command, authorship(input))).ring.version;
+      return { version };
+    },
+
     /** Repeated: the try that this call has started is found and returned, not started twice. */
     startMove,
+
+    /** Reads only. */
+    async planUndo({ clusterId, operation, partitionsPerMoveMax }) {
+      const events = await ringStore.read(clusterId);
+      return planUndo(events, operation, partitionsPerMoveMax === undefined ? {} : { partitionsPerMoveMax });
+    },
 
     /** Repeated: tells again how the move ended. */
     async abortMove(input) {

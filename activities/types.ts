@@ -6,6 +6,8 @@
 import type { CompareCursor, Difference, DifferenceCounts } from '../jobsdb/compare.ts';
 import type { HolderIdentity, MoveId, NodeFacts, NodeId } from '../ring/events.ts';
 import type { PartitionIndex } from '../ring/partition.ts';
+import type { MovePlan } from '../ring/plan.ts';
+import type { Loss } from '../ring/ring.ts';
 
 export type { Difference, DifferenceCounts, DifferenceKind } from '../jobsdb/compare.ts';
 
@@ -18,6 +20,8 @@ export interface RingSummary {
   readonly nodes: readonly NodeFacts[];
   /** Runs of partitions of one owner, in order: index into `nodes`, length, index, length, … */
   readonly owners: readonly number[];
+  /** Members that are given nothing; absent where there are none. */
+  readonly drained?: readonly NodeId[];
 }
 
 /** Says who asks and why: stands with every event that is appended. */
@@ -96,8 +100,22 @@ export interface RingActivities {
   unfreeze(input: FreezeInput): Promise<{ readonly unfrozen: boolean; readonly version: number }>;
   /** Refuses: RING_NOT_HELD, NODE_OTHER_DATABASE. Returns the version at which the node is a member. */
   joinNode(input: AskingAsHolder & { readonly facts: NodeFacts }): Promise<{ readonly version: number }>;
-  /** Refuses: RING_NOT_HELD, NODE_UNKNOWN, MOVE_INVALID, MOVES_OPEN. */
+  /** Marks members: they are given nothing from then on, or something again. Refuses: RING_NOT_HELD, NODE_UNKNOWN, NODES_ALL_DRAINED. */
+  markNodes(
+    input: AskingAsHolder & { readonly drains: readonly NodeId[]; readonly activates: readonly NodeId[] },
+  ): Promise<{ readonly version: number }>;
+  /** Refuses: RING_NOT_HELD, NODE_UNKNOWN, NODE_DRAINED, MOVE_INVALID, MOVES_OPEN. */
   startMove(input: StartMoveInput): Promise<StartedMove>;
+  /**
+   * What takes an operation back, from the ring's log. Reads only. Refuses: OPERATION_UNKNOWN, where the log has nothing of it; UNDO_OUT_OF_ORDER, where later
+   * operations are in the way.
+   */
+  planUndo(input: {
+    readonly clusterId: string;
+    /** Whole id of the operation that is taken back. */
+    readonly operation: string;
+    readonly partitionsPerMoveMax?: number;
+  }): Promise<MovePlan>;
   /** Tells which of the two won. */
   abortMove(input: Asking & { readonly move: MoveId; readonly because: string }): Promise<AbortAnswer>;
 }
@@ -108,7 +126,18 @@ export interface RemoveInput extends AskingAsHolder {
   readonly deleteVolumes?: boolean;
 }
 
+export interface ForgetInput extends AskingAsHolder {
+  readonly node: NodeId;
+  /** Who accepts the loss. */
+  readonly by: string;
+}
+
 export interface PodActivities {
+  /**
+   * Gives a node up, with what it holds: its partitions go to the others by one event. Looks first, as long as it takes to be sure: refuses NODE_ANSWERS where its
+   * backend or its database does. Refuses: RING_NOT_HELD, REASON_NEEDED, NODES_ALL_DRAINED.
+   */
+  forgetNode(input: ForgetInput): Promise<{ readonly version: number }>;
   /**
    * Node and database are there and answer. Refuses: the code that the node itself names, if it is blocked; NODE_HAS_JOBS, where it is no member of the ring
    * (yet, or any more) and its database holds pending jobs, which nobody would deliver; why its pod cannot run (POD_NOT_READY and the like).
@@ -131,6 +160,17 @@ export interface MoveActivityInput extends AskingAsHolder {
   readonly from: NodeId;
   readonly to: NodeId;
   readonly partitions: readonly PartitionIndex[];
+}
+
+/** Somebody has said that a difference is to be taken as it is. */
+export interface Acceptance {
+  readonly by: string;
+  readonly reason: string;
+}
+
+export interface CleanUpInput extends MoveActivityInput {
+  /** Where the sides differ the move is completed all the same, without a certificate, and the log says who accepted what. */
+  readonly accept?: Acceptance;
 }
 
 /** Details of the heartbeats of `preCopy`: for people, some seconds old at most. */
@@ -156,9 +196,9 @@ export interface MoveActivities {
   cutOver(input: MoveActivityInput): Promise<CutOverResult>;
   /**
    * After the hand-over: waits until source and target have folded it and settled, certifies what they hold, then `move completed`.
-   * Refuses: CERTIFICATE_MISMATCH; then nothing may be deleted.
+   * Refuses: CERTIFICATE_MISMATCH, unless that was accepted; then nothing may be deleted.
    */
-  cleanUp(input: MoveActivityInput): Promise<void>;
+  cleanUp(input: CleanUpInput): Promise<void>;
 }
 
 export interface VerifyActivities {
@@ -185,6 +225,8 @@ export interface ClusterCheck {
   /** The first of them. */
   readonly problems: readonly ClusterProblem[];
   readonly problemCount: number;
+  /** What somebody has accepted to be lost or different: no problem any more, and never silent. Absent from workers that knew of none. */
+  readonly losses?: readonly Loss[];
 }
 
 /** Where a comparison of moves is: moves are compared in the order of their hand-overs. */

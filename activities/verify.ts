@@ -1,5 +1,6 @@
 /** After the moves, before anything is removed: does the cluster hold what the ring says? */
 import { CodedError } from '../kit/errors.ts';
+import type { NodeId } from '../ring/events.ts';
 import { fold, noRing, partitionsOf } from '../ring/ring.ts';
 import type { ActivityDeps } from './deps.ts';
 import { beating, refusingByType } from './errors.ts';
@@ -7,7 +8,7 @@ import { moveHistory } from './log-views.ts';
 import { waitSettled } from './node-status.ts';
 import type { VerifyActivities } from './types.ts';
 
-export type VerifyDeps = Pick<ActivityDeps, 'ringStore' | 'controlOf' | 'limits'>;
+export type VerifyDeps = Pick<ActivityDeps, 'ringStore' | 'controlOf' | 'reach' | 'limits'>;
 
 export function createVerifyActivities(deps: VerifyDeps): VerifyActivities {
   return refusingByType<VerifyActivities>({
@@ -25,11 +26,13 @@ export function createVerifyActivities(deps: VerifyDeps): VerifyActivities {
             });
           }
         }
+        const { reach } = deps;
+        const reaching = reach ? { ...deps, controlOf: (node: NodeId) => reach(clusterId, node) } : deps;
         // Settled up to this version: what is pending on a partition that the node does not own is marked or dropped, so none is live.
         await Promise.all(
           ring.nodes.map(({ node }) => {
             const owned = partitionsOf(ring, node).length;
-            return waitSettled(deps, node, ring.version, ({ partitions: { open, paused, fenced } }) =>
+            return waitSettled(reaching, node, ring.version, ({ partitions: { open, paused, fenced } }) =>
               open === owned && paused === 0 && fenced === 0
                 ? null
                 : `${open} partitions open, ${paused} paused and ${fenced} fenced, and it owns ${owned} (epoch ${ring.epoch})`,

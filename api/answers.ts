@@ -2,7 +2,7 @@
 import type { ClusterAnswer, NodeAnswer, RingAnswer } from '../client/api-types.ts';
 import type { OperationSummary } from '../client/operation-runs.ts';
 import type { PartitionIndex } from '../ring/partition.ts';
-import type { Ring } from '../ring/ring.ts';
+import { isDrained, type Ring } from '../ring/ring.ts';
 import type { LatestRing } from './rings.ts';
 
 export function clusterAnswer(
@@ -13,6 +13,7 @@ export function clusterAnswer(
   return {
     ...common(ring),
     nodes: nodesOf(ring).map(({ owns: _, ...node }) => node),
+    losses: ring.losses ?? [],
     operation,
     temporal,
     ringTrouble: trouble?.message ?? null,
@@ -39,5 +40,8 @@ function common(ring: Ring) {
 function nodesOf(ring: Ring): (NodeAnswer & { owns: PartitionIndex[] })[] {
   const owns = new Map<string, PartitionIndex[]>(ring.nodes.map(({ node }) => [node, []]));
   ring.owners.forEach((owner, partition) => void owns.get(owner)?.push(partition));
-  return ring.nodes.map(({ node, url }) => ({ node, url, partitions: owns.get(node)!.length, owns: owns.get(node)! }));
+  return ring.nodes.map(({ node, url }) => {
+    const own = owns.get(node)!;
+    return { node, url, partitions: own.length, drained: isDrained(ring, node), owns: own };
+  });
 }

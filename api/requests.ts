@@ -19,7 +19,31 @@ export const operationBody = z.strictObject({
   actor: words(100).optional(),
   deleteVolumes: z.boolean('must be true or false').optional(),
 });
+/** Of `undo` and `drain`. */
+export const plannedBody = z.strictObject({
+  reason: words(500).optional(),
+  dryRun: z.boolean('must be true or false').optional(),
+  planHash: planHash.optional(),
+  actor: words(100).optional(),
+});
+export const forgetBody = z.strictObject({
+  acceptLoss: z.literal(true, 'must be true: what the node holds is lost'),
+  reason: words(500).refine((text) => text.trim() !== '', 'is needed'),
+  actor: words(100).optional(),
+  dryRun: z.boolean('must be true or false').optional(),
+  planHash: planHash.optional(),
+});
 export const planBody = z.strictObject({ targetNodes, planHash: planHash.optional() });
+export const retryBody = z
+  .strictObject({
+    reason: words(500).optional(),
+    actor: words(100).optional(),
+    acceptDifference: z.boolean('must be true or false').optional(),
+  })
+  .refine(({ acceptDifference, reason }) => !acceptDifference || (reason ?? '').trim() !== '', {
+    path: ['reason'],
+    message: 'is needed where a difference is accepted',
+  });
 export const operatorBody = z.strictObject({ reason: words(500).optional(), actor: words(100).optional() });
 
 /** Any values: what a limit may be is told with its own code (LIMITS_INVALID). */

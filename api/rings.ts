@@ -1,7 +1,7 @@
 /** The rings of all clusters, for the API: fresh where the ring store answers, the last known where it does not. */
 import { CodedError } from '../kit/errors.ts';
 import type { Logger } from '../kit/log.ts';
-import { RingRefusal } from '../ring/decide.ts';
+import { type RingCommand, RingRefusal } from '../ring/decide.ts';
 import type { RecordedEvent } from '../ring/events.ts';
 import type { LimitsChange } from '../ring/limits.ts';
 import { fold, noRing, type Ring } from '../ring/ring.ts';
@@ -107,10 +107,15 @@ export class Rings {
 
   /** Throws LIMITS_INVALID, CLUSTER_UNKNOWN, RING_TOO_NEW, RING_STORE_UNREACHABLE. The ring after it. */
   async setLimits(clusterId: string, change: LimitsChange, by: Authorship): Promise<Ring> {
+    return await this.append(clusterId, { type: 'set limits', change }, by);
+  }
+
+  /** What anybody may do to a ring, also while an operation holds it. Throws what the ring refuses by its code, CLUSTER_UNKNOWN, RING_STORE_UNREACHABLE. */
+  async append(clusterId: string, command: RingCommand, by: Authorship): Promise<Ring> {
     const { trouble } = await this.latest(clusterId);
     if (trouble) throw trouble;
     try {
-      return (await decideAndAppend(this.#store, clusterId, { type: 'set limits', change }, by)).ring;
+      return (await decideAndAppend(this.#store, clusterId, command, by)).ring;
     } catch (error) {
       if (error instanceof RingRefusal) throw new CodedError(error.code, error.message, { clusterId });
       throw unreachable(error);

@@ -77,11 +77,12 @@ function certifiedMove({ proof, ...move }: MoveRecord, withPartitions: boolean):
         ? { ...certificate, tables: certificate.tables.map((table) => ({ ...table, partitions: [] })) }
         : certificate,
     jobsProven: proof?.jobsPending ?? null,
-    uncertifiedBecause: certificate ? null : whyNone(move.state),
+    uncertifiedBecause: certificate ? null : whyNone(move),
   };
 }
 
-function whyNone(state: MoveRecord['state']): string | null {
+function whyNone({ state, accepted }: Pick<MoveRecord, 'state' | 'accepted'>): string | null {
+  if (accepted) return `${accepted.by} has accepted that its sides differ (${accepted.reason}): ${accepted.difference}`;
   if (state === 'handed over')
     return 'its source and target have not been found equal yet: the operation says why it waits';
   return state === 'completed' ? 'a worker of an older version completed it, which made none' : null;

@@ -12,6 +12,7 @@ import { sendError } from './errors.ts';
 import { Rings } from './rings.ts';
 import { clusterRoutes, healthRoute } from './routes-clusters.ts';
 import { limitRoutes } from './routes-limits.ts';
+import { nodeRoutes } from './routes-nodes.ts';
 import { operationRoutes } from './routes-operations.ts';
 import { repairRoutes } from './routes-repair.ts';
 import { verifyRoutes } from './routes-verify.ts';
@@ -63,6 +64,7 @@ export function createApi(options: ApiOptions): FastifyInstance {
   clusterRoutes(api, rings, operations);
   limitRoutes(api, rings);
   operationRoutes(api, rings, operations);
+  nodeRoutes(api, rings, operations);
   verifyRoutes(api, rings, verifications);
   if (repairs) repairRoutes(api, repairs);
   // Before the server waits for its requests: those that wait for the log get their answer now.

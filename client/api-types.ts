@@ -6,7 +6,7 @@ import type { LimitName, LimitsChange, MoveLimits } from '../ring/limits.ts';
 import type { MoveRecord } from '../ring/moves.ts';
 import type { PartitionIndex } from '../ring/partition.ts';
 import type { MovePlan } from '../ring/plan.ts';
-import type { OpenMove } from '../ring/ring.ts';
+import type { Loss, OpenMove } from '../ring/ring.ts';
 import type { OperationProgress, VerifyProgress } from '../workflows/messages.ts';
 import type { OperationSummary } from './operation-runs.ts';
 
@@ -35,6 +35,8 @@ export interface NodeAnswer {
   readonly url: string;
   /** How many partitions it owns. */
   readonly partitions: number;
+  /** It is given nothing, until it is activated. */
+  readonly drained: boolean;
 }
 
 export interface ClusterAnswer {
@@ -46,6 +48,8 @@ export interface ClusterAnswer {
   /** The operation that holds the ring; null: unfrozen. */
   readonly freeze: { readonly operationId: string; readonly workflowId: string; readonly holder: number } | null;
   readonly openMoves: readonly OpenMove[];
+  /** What somebody has accepted to be lost or different. */
+  readonly losses: readonly Loss[];
   /** The operation that is under way; null also where Temporal cannot be asked: see `temporal`. */
   readonly operation: OperationSummary | null;
   readonly temporal: 'ok' | 'unreachable';
@@ -89,6 +93,50 @@ export type OperationAnswer =
   | { readonly result: 'started'; readonly operationId: string; readonly workflowId: string }
   | { readonly result: 'nothing to do'; readonly plan: MovePlan }
   | { readonly result: 'plan'; readonly plan: MovePlan };
+
+/** What `undo` is asked of. `planHash` counts where the operation has ended. */
+export interface UndoRequest {
+  readonly reason?: string;
+  readonly actor?: string;
+  readonly dryRun?: boolean;
+  readonly planHash?: string;
+}
+
+/**
+ * 202 with `started`: the operation had ended, and another one takes it back. `undoing`: it is under way, and takes itself back. `underWay`: whether it was when
+ * a plan was asked for.
+ */
+export type UndoAnswer =
+  | { readonly result: 'started'; readonly operationId: string; readonly workflowId: string }
+  | { readonly result: 'undoing'; readonly progress: OperationProgress }
+  | { readonly result: 'plan' | 'nothing to do'; readonly plan: MovePlan | null; readonly underWay: boolean };
+
+/** What `drain` of a node is asked with. The answer is as of an operation that is started. */
+export interface DrainRequest {
+  readonly reason?: string;
+  readonly actor?: string;
+  readonly dryRun?: boolean;
+  readonly planHash?: string;
+}
+
+/** What `forget` is asked with. The answer is as of an operation that is started. */
+export interface ForgetRequest {
+  readonly acceptLoss: true;
+  readonly reason: string;
+  readonly actor?: string;
+  readonly dryRun?: boolean;
+  readonly planHash?: string;
+}
+
+export interface ActivateRequest {
+  readonly reason?: string;
+  readonly actor?: string;
+}
+export interface ActivateAnswer {
+  readonly node: NodeId;
+  /** The ring's version at which it is active. */
+  readonly version: number;
+}
 
 export interface OperationsAnswer {
   readonly operations: readonly OperationSummary[];

@@ -79,8 +79,8 @@ export function summaryOf({ operationId, run, startedAt }: Operation, clusterId:
   };
 }
 
-const openStates: readonly OperationState[] = ['running', 'paused', 'blocked', 'cancelling'];
-const endStates: readonly OperationState[] = ['completed', 'cancelled', 'nothing to do', 'failed'];
+const openStates: readonly OperationState[] = ['running', 'paused', 'blocked', 'cancelling', 'undoing'];
+const endStates: readonly OperationState[] = ['completed', 'cancelled', 'undone', 'nothing to do', 'failed'];
 
 /** What the workflow says of itself counts only as far as Temporal's own status allows it: a terminated run says no more that it has ended. */
 export function stateOf(run: Run): OperationState {

@@ -80,7 +80,8 @@ export function operationRunning(clusterId: string, operationId: string): CodedE
   return new CodedError('OPERATION_RUNNING', message, { clusterId, operationId });
 }
 
-export const targetNodesOf = (input: ScaleInput): number | null => input.targetNodes ?? input.goal?.nodes ?? null;
+export const targetNodesOf = ({ targetNodes, goal }: ScaleInput): number | null =>
+  targetNodes ?? (goal?.kind === 'scale' ? goal.nodes : null);
 
 function memoFor(input: ScaleInput, idempotencyKey: string | undefined): OperationMemo {
   return {
@@ -92,15 +93,25 @@ function memoFor(input: ScaleInput, idempotencyKey: string | undefined): Operati
 }
 
 function summaryFor(input: ScaleInput): string {
-  const nodes = targetNodesOf(input);
   const reason = input.reason ? `: ${input.reason}` : '';
-  return `scale ${input.clusterId} to ${nodes} ${nodes === 1 ? 'node' : 'nodes'}${reason}`.slice(0, 200);
+  return `${whatFor(input)}${reason}`.slice(0, 200);
+}
+
+function whatFor(input: ScaleInput): string {
+  const { clusterId, goal } = input;
+  if (goal?.kind === 'undo') return `undo operation ${goal.operation} of ${clusterId}`;
+  if (goal?.kind === 'forget') return `forget ${goal.node} of ${clusterId}, with what it holds`;
+  if (goal?.kind === 'drain') return `drain ${goal.node} of ${clusterId}`;
+  const nodes = targetNodesOf(input);
+  return `scale ${clusterId} to ${nodes} ${nodes === 1 ? 'node' : 'nodes'}`;
 }
 
 /** Equal for equal requests, whatever the order of their fields was. */
 export function requestDigestOf(input: ScaleInput): string {
-  const { clusterId, reason, planHash, actor, partitionsPerMoveMax, deleteVolumes, create } = input;
-  const rest = { partitionsPerMoveMax, deleteVolumes, partitionCount: create?.partitionCount };
+  const { clusterId, reason, planHash, actor, partitionsPerMoveMax, deleteVolumes, create, goal } = input;
+  // What an older version does not know comes last, and only where it is there: its digests stay the same.
+  const other = goal && goal.kind !== 'scale' ? { goal: JSON.stringify(goal) } : {};
+  const rest = { partitionsPerMoveMax, deleteVolumes, partitionCount: create?.partitionCount, ...other };
   const parts = [clusterId, targetNodesOf(input), reason, planHash, actor, ...Object.values(rest)].map(
     (part) => part ?? null,
   );

@@ -7,9 +7,11 @@ import {
   type OperatorRequest,
   pauseUpdate,
   progressQuery,
+  type RetryRequest,
   resumeUpdate,
   retryUpdate,
   type ScaleInput,
+  undoUpdate,
 } from '../workflows/messages.ts';
 import { withCopies } from './move-copies.ts';
 import { createOperationFinder, type OperationFinder } from './operation-finder.ts';
@@ -48,13 +50,21 @@ export interface OperationsClient {
   list(clusterId: string, limit: number): Promise<OperationSummary[]>;
   pause(clusterId: string, operationId: string, request: OperatorRequest): Promise<OperationProgress>;
   resume(clusterId: string, operationId: string, request: OperatorRequest): Promise<OperationProgress>;
-  retry(clusterId: string, operationId: string, request: OperatorRequest): Promise<OperationProgress>;
+  retry(clusterId: string, operationId: string, request: RetryRequest): Promise<OperationProgress>;
   cancel(clusterId: string, operationId: string, request: OperatorRequest): Promise<OperationProgress>;
+  /** Of an operation that is under way; one that has ended is undone by another operation. */
+  undo(clusterId: string, operationId: string, request: OperatorRequest): Promise<OperationProgress>;
   /** Whether Temporal answers, within a second. */
   reachable(): Promise<boolean>;
 }
 
-const updates = { pause: pauseUpdate, resume: resumeUpdate, retry: retryUpdate, cancel: cancelUpdate } as const;
+const updates = {
+  pause: pauseUpdate,
+  resume: resumeUpdate,
+  retry: retryUpdate,
+  cancel: cancelUpdate,
+  undo: undoUpdate,
+} as const;
 type UpdateName = keyof typeof updates;
 
 export function createOperationsClient(options: {
@@ -117,12 +127,16 @@ class TemporalOperations implements OperationsClient {
     return this.#update('resume', clusterId, operationId, request);
   }
 
-  retry(clusterId: string, operationId: string, request: OperatorRequest): Promise<OperationProgress> {
+  retry(clusterId: string, operationId: string, request: RetryRequest): Promise<OperationProgress> {
     return this.#update('retry', clusterId, operationId, request);
   }
 
   cancel(clusterId: string, operationId: string, request: OperatorRequest): Promise<OperationProgress> {
     return this.#update('cancel', clusterId, operationId, request);
+  }
+
+  undo(clusterId: string, operationId: string, request: OperatorRequest): Promise<OperationProgress> {
+    return this.#update('undo', clusterId, operationId, request);
   }
 
   async reachable(): Promise<boolean> {

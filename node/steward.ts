@@ -526,6 +526,12 @@ export class Steward implements NodeControl, NodeTopology {
       const wanted = this.#wanted(ring, partition);
       if (wanted) changes.set(partition, wanted);
     }
+    // A partition that comes without a move (its owner was forgotten): what is stale of it here is put away before it is opened, as a prepare does it else.
+    const unprepared = [...changes].filter(
+      ([partition, state]) => state === 'open' && this.#unsettled.has(partition) && !gained.has(partition),
+    );
+    if (unprepared.length > 0 && isMember(ring, this.#session.node))
+      await this.#putAwayNow(unprepared.map(([partition]) => partition));
     const closing = [...changes].filter(([, state]) => state === 'closed').map(([partition]) => partition);
     const opening = [...changes].filter(([, state]) => state === 'open').map(([partition]) => partition);
     this.#work.stop(closing);
@@ -807,6 +813,16 @@ export class Steward implements NodeControl, NodeTopology {
   #unsettle(partitions: readonly PartitionIndex[]): void {
     this.#settled(partitions);
     for (const partition of partitions) this.#unsettled.add(partition);
+  }
+
+  /** All of it, in this turn. */
+  async #putAwayNow(partitions: readonly PartitionIndex[]): Promise<void> {
+    let rest = await this.#alone(partitions, (client) => planPutAway(client, this.#leavers(partitions)));
+    while (rest.todo.length > 0) {
+      const begun = rest;
+      rest = (await this.#alone(partitions, (client) => putAwayNext(client, begun, this.#putAwayRows))).rest;
+    }
+    this.#settled(partitions);
   }
 
   /** Nothing stale is left of these, or they are owned. What was planned to be put away of them counts no more: later they may hold other rows. */

@@ -106,7 +106,9 @@ interface Verdict {
   readonly nextAction?: string;
 }
 
-const UNDER_WAY: readonly string[] = ['running', 'paused', 'blocked', 'cancelling'];
+const UNDER_WAY: readonly string[] = ['running', 'paused', 'blocked', 'cancelling', 'undoing'];
+/** It goes back, or nowhere: not where it was sent. */
+const STOPPING: readonly string[] = ['cancelling', 'undoing'];
 const none: Action = { kind: 'none' };
 const is = (status: Finding['status'], reason: string, message: string): Finding => ({ status, reason, message });
 const plural = (count: number, what: string): string => `${count} ${what}${count === 1 ? '' : 's'}`;
@@ -185,7 +187,7 @@ function besideOperation(wish: Wish, seen: Seen, operation: OperationSeen, nodes
   const actor = actorOf(seen.resource);
   const isOurs = operation.actor === actor;
   const goal = operation.to === null ? 'to a number that is not known yet' : `to ${plural(operation.to, 'node')}`;
-  if (operation.to === nodes && operation.state !== 'cancelling') {
+  if (operation.to === nodes && !STOPPING.includes(operation.state)) {
     return {
       action: none,
       isDecided: true,
@@ -207,7 +209,7 @@ function besideOperation(wish: Wish, seen: Seen, operation: OperationSeen, nodes
   const message = `operation ${operation.id} goes ${goal}, generation ${wish.generation} wants ${nodes}: it is cancelled first (moves after their hand-over finish)`;
   const reason = `RingCluster ${seen.resource.metadata.namespace}/${seen.resource.metadata.name} wants ${plural(nodes, 'node')} now (generation ${wish.generation})`;
   return {
-    action: operation.state === 'cancelling' ? none : { kind: 'cancel', operationId: operation.id, actor, reason },
+    action: STOPPING.includes(operation.state) ? none : { kind: 'cancel', operationId: operation.id, actor, reason },
     isDecided,
     synced: is('False', 'ChangeOfMind', message),
     progressing: is('True', 'ChangeOfMind', message),
@@ -247,7 +249,7 @@ function leftAsItIs(wish: Wish, seen: Seen, nodes: number): Verdict {
     operation !== null &&
     (seen.startedForWish === operation.id || (before?.id === operation.id && before.generation === wish.generation));
   const reason =
-    isOfWish && operation.state === 'cancelled'
+    isOfWish && (operation.state === 'cancelled' || operation.state === 'undone')
       ? 'OperationCancelled'
       : isOfWish && operation.state === 'failed'
         ? 'OperationFailed'
@@ -255,7 +257,7 @@ function leftAsItIs(wish: Wish, seen: Seen, nodes: number): Verdict {
           ? 'RingFrozen'
           : 'RingDiffers';
   const because = {
-    OperationCancelled: `operation ${operation?.id} for generation ${wish.generation} was cancelled: it is not started again by itself`,
+    OperationCancelled: `operation ${operation?.id} for generation ${wish.generation} was ${operation?.state}: it is not started again by itself`,
     OperationFailed: `operation ${operation?.id} for generation ${wish.generation} failed, or was terminated: it is not started again by itself`,
     RingFrozen: `operation ${ring?.freeze?.operationId} holds the ring and is not under way`,
     RingDiffers: `generation ${wish.generation} was acted on before, and the number of nodes was changed elsewhere since`,
@@ -300,6 +302,8 @@ function progressOf({ id, state, phase, blockedOn }: OperationSeen): Finding {
       return is('False', 'OperationPaused', `operation ${id} is paused${at}`);
     case 'cancelling':
       return is('True', 'OperationCancelling', `operation ${id} is being cancelled${at}`);
+    case 'undoing':
+      return is('True', 'OperationUndoing', `operation ${id} is being undone${at}`);
     default:
       return is('True', 'OperationRunning', `operation ${id} is under way${at}`);
   }
@@ -346,6 +350,7 @@ const given = <K extends string, V>(key: K, value: V | undefined): { [P in K]?: 
 function stateOf(ring: Ring | null, running: OperationSeen | null): ClusterState {
   if (!running) return 'steady';
   if (running.state === 'running') return ring ? 'running' : 'creating';
+  if (running.state === 'undoing') return 'cancelling'; // the schema of a resource knows no more
   return running.state as ClusterState;
 }
 

@@ -39,7 +39,7 @@ export function operationOfReusedKey(error: unknown): string {
   throw error;
 }
 
-const open: readonly OperationProgress['state'][] = ['running', 'paused', 'blocked', 'cancelling'];
+const open: readonly OperationProgress['state'][] = ['running', 'paused', 'blocked', 'cancelling', 'undoing'];
 
 function seenOf(summary: OperationSummary, progress: OperationProgress | null): OperationSeen {
   const hasEnded = summary.endedAt !== null;

@@ -1,8 +1,18 @@
 /** What may be done to a ring: commands in, past-tense events out, or a refusal with a code. Pure. */
-import type { HolderIdentity, MoveCertificate, MoveId, MoveProof, NodeFacts, NodeId, RingEvent } from './events.ts';
+import type {
+  AcceptedDifference,
+  HolderIdentity,
+  MoveCertificate,
+  MoveId,
+  MoveProof,
+  NodeFacts,
+  NodeId,
+  RingEvent,
+} from './events.ts';
 import { effectiveChange, type LimitsChange, noLimitsSet, troubleOf } from './limits.ts';
 import { isPartitionCount, PARTITION_COUNT_MAX, type PartitionIndex } from './partition.ts';
-import { isMember, moveOf, type OpenMove, partitionsOf, type Ring, startedMoveOf } from './ring.ts';
+import { sharesOf } from './plan.ts';
+import { isDrained, isMember, moveOf, type OpenMove, partitionsOf, type Ring, startedMoveOf } from './ring.ts';
 
 /** Why a command was refused; part of the public API (docs/errors.md). */
 export type RingRefusalCode =
@@ -10,18 +20,24 @@ export type RingRefusalCode =
   | 'CLUSTER_EXISTS'
   | 'PARTITION_COUNT'
   | 'RING_TOO_NEW'
+  | 'UNDO_IMPOSSIBLE'
   | 'RING_BUSY'
   | 'RING_NOT_HELD'
   | 'NODE_UNKNOWN'
+  | 'NODE_DRAINED'
   | 'NODE_OTHER_DATABASE'
   | 'NODE_NOT_EMPTY'
+  | 'NODES_ALL_DRAINED'
   | 'MOVE_INVALID'
   | 'MOVE_ABORTED'
   | 'MOVE_HANDED_OVER'
   | 'MOVES_OPEN'
   | 'CERTIFICATE_MISMATCH'
   | 'STALE_TOKEN'
-  | 'LIMITS_INVALID';
+  | 'LIMITS_INVALID'
+  | 'OPERATION_UNKNOWN'
+  | 'REASON_NEEDED'
+  | 'UNDO_OUT_OF_ORDER';
 
 export class RingRefusal extends Error {
   override readonly name = 'RingRefusal';
@@ -44,6 +60,17 @@ export type RingCommand =
   | { readonly type: 'unfreeze'; readonly holder: number }
   | { readonly type: 'join node'; readonly holder: number; readonly facts: NodeFacts }
   | { readonly type: 'leave node'; readonly holder: number; readonly node: NodeId }
+  | { readonly type: 'drain node'; readonly holder: number; readonly node: NodeId }
+  /** Whoever holds the ring: it changes no ownership. */
+  | { readonly type: 'activate node'; readonly node: NodeId }
+  /** Gives a node up that is gone for ever, because somebody says so: what it held is lost. */
+  | {
+      readonly type: 'forget node';
+      readonly holder: number;
+      readonly node: NodeId;
+      readonly by: string;
+      readonly reason: string;
+    }
   | {
       readonly type: 'start move';
       readonly holder: number;
@@ -58,6 +85,8 @@ export type RingCommand =
   | { readonly type: 'abort move'; readonly move: MoveId; readonly because: string }
   /** Nothing of the move is deleted at its source before this. */
   | { readonly type: 'complete move'; readonly move: MoveId; readonly certificate: MoveCertificate }
+  /** Ends a move whose source and target were found to differ, because somebody says so. */
+  | { readonly type: 'accept difference'; readonly move: MoveId; readonly accepted: AcceptedDifference }
   /** Whoever holds the ring: it changes no ownership. */
   | { readonly type: 'set limits'; readonly change: LimitsChange };
 
@@ -103,8 +132,21 @@ export function decide(ring: Ring, command: RingCommand): RingEvent[] {
         refuse('NODE_NOT_EMPTY', `${command.node} still owns ${owned.length} partitions (epoch ${ring.epoch})`);
       const open = ring.moves.find((move) => move.from === command.node || move.to === command.node);
       if (open) refuse('NODE_NOT_EMPTY', `${open.move} still names ${command.node} (${open.state})`);
+      assertTakers(ring, command.node);
       return [{ type: 'node left', node: command.node }];
     }
+    case 'drain node': {
+      if (!isMember(ring, command.node)) refuse('NODE_UNKNOWN', `${command.node} is no member of the ring`);
+      if (isDrained(ring, command.node)) return [];
+      assertHeld(ring, command.holder);
+      assertTakers(ring, command.node);
+      return [{ type: 'node drained', node: command.node }];
+    }
+    case 'activate node':
+      if (!isMember(ring, command.node)) refuse('NODE_UNKNOWN', `${command.node} is no member of the ring`);
+      return isDrained(ring, command.node) ? [{ type: 'node activated', node: command.node }] : [];
+    case 'forget node':
+      return forgetNode(ring, command);
     case 'start move':
       return startMove(ring, command);
     case 'claim move': {
@@ -131,12 +173,16 @@ export function decide(ring: Ring, command: RingCommand): RingEvent[] {
       return [{ type: 'move aborted', move: command.move, because: command.because }];
     }
     case 'complete move': {
-      const open = moveOf(ring, command.move);
+      const open = handedOverMove(ring, command.move);
       if (!open) return [];
-      if (open.state !== 'handed over') refuse('MOVE_INVALID', `${command.move} is not handed over yet`);
       const wrong = misfitOf(open, command.certificate);
       if (wrong) refuse('CERTIFICATE_MISMATCH', `${command.move}: ${wrong}`);
       return [{ type: 'move completed', move: command.move, certificate: command.certificate }];
+    }
+    case 'accept difference': {
+      if (!handedOverMove(ring, command.move)) return [];
+      assertReason(command.accepted, `${command.move}: who accepts the difference, and why?`);
+      return [{ type: 'move completed', move: command.move, accepted: command.accepted }];
     }
     case 'set limits': {
       const trouble = troubleOf(command.change);
@@ -212,6 +258,7 @@ function startMove(ring: Ring, command: Extract<RingCommand, { type: 'start move
   if (moveOf(ring, move)) return [];
   assertHeld(ring, command.holder);
   if (!isMember(ring, to)) refuse('NODE_UNKNOWN', `${to} is no member of the ring`);
+  if (isDrained(ring, to)) refuse('NODE_DRAINED', `${to} is drained: it is given nothing until it is activated`);
   if (from === to || partitions.length === 0 || new Set(partitions).size !== partitions.length) {
     refuse('MOVE_INVALID', `${move}: from ${from} to ${to}, ${partitions.length} partitions`);
   }
@@ -236,6 +283,14 @@ function startedMove(ring: Ring, move: MoveId): OpenMove {
   if (!open) return refuse('MOVE_ABORTED', `${move} is not open: it was aborted, or has been completed`);
   if (open.state === 'handed over')
     refuse('MOVE_HANDED_OVER', `${move} was handed over at version ${open.handedOverAt}`);
+  return open;
+}
+
+/** Null where it has been completed. */
+function handedOverMove(ring: Ring, move: MoveId): OpenMove | null {
+  const open = moveOf(ring, move);
+  if (!open) return null;
+  if (open.state !== 'handed over') refuse('MOVE_INVALID', `${move} is not handed over yet`);
   return open;
 }
 
@@ -264,6 +319,35 @@ export function misfitOf(
   return missing === undefined
     ? null
     : `no ${missing} jobs are certified, ${proven[missing]} were proven at the hand-over`;
+}
+
+/** What names it ends with it: a started move as if it had never been, one that is handed over without a certificate. */
+function forgetNode(ring: Ring, command: Extract<RingCommand, { type: 'forget node' }>): RingEvent[] {
+  const { node, by, reason, holder } = command;
+  if (!isMember(ring, node)) return [];
+  assertHeld(ring, holder);
+  assertReason(command, `${node}: who accepts the loss, and why?`);
+  assertTakers(ring, node);
+  const naming = ring.moves.filter(({ from, to }) => from === node || to === node);
+  return [
+    ...naming.map(({ move, state }): RingEvent => {
+      if (state === 'started') return { type: 'move aborted', move, because: `${node} is forgotten` };
+      const difference = `${node} is forgotten: what of this move had not arrived, or had arrived there, is lost`;
+      return { type: 'move completed', move, accepted: { by, reason, difference } };
+    }),
+    { type: 'node forgotten', node, to: sharesOf(ring, node), by, reason },
+  ];
+}
+
+/** What is given up is given up by somebody, for a reason. */
+function assertReason({ by, reason }: { readonly by: string; readonly reason: string }, question: string): void {
+  if (by === '' || reason.trim() === '') refuse('REASON_NEEDED', question);
+}
+
+/** Somebody has to take what the others give. */
+function assertTakers(ring: Ring, leaving: NodeId): void {
+  if (!ring.nodes.some(({ node }) => node !== leaving && !isDrained(ring, node)))
+    refuse('NODES_ALL_DRAINED', `without ${leaving} no member is left that takes partitions`);
 }
 
 function assertHeld(ring: Ring, holder: number): void {

@@ -74,6 +74,15 @@ export interface MoveCertificate {
   readonly tables: readonly CertifiedTable[];
 }
 
+/** Somebody has taken it upon themselves that a move's source and target differ: it is over without a certificate. */
+export interface AcceptedDifference {
+  /** Who, and why. */
+  readonly by: string;
+  readonly reason: string;
+  /** What differs, as it was found when it was accepted. */
+  readonly difference: string;
+}
+
 export type RingEvent =
   | {
       readonly type: 'ring made';
@@ -84,6 +93,18 @@ export type RingEvent =
     }
   | ({ readonly type: 'node joined' } & NodeFacts)
   | { readonly type: 'node left'; readonly node: NodeId }
+  /** It stays a member and is given nothing more, until it is activated. What it has is moved away by ordinary moves. */
+  | { readonly type: 'node drained'; readonly node: NodeId }
+  | { readonly type: 'node activated'; readonly node: NodeId }
+  /** It and its database are gone for ever: what it owned goes to others, and what it held of that is lost. */
+  | {
+      readonly type: 'node forgotten';
+      readonly node: NodeId;
+      readonly to: readonly { readonly node: NodeId; readonly partitions: readonly PartitionIndex[] }[];
+      /** Who has accepted the loss, and why. */
+      readonly by: string;
+      readonly reason: string;
+    }
   | ({ readonly type: 'ring frozen'; readonly holder: number } & HolderIdentity)
   | ({
       readonly type: 'freeze taken over';
@@ -107,8 +128,13 @@ export type RingEvent =
       readonly proof: MoveProof;
     }
   | { readonly type: 'move aborted'; readonly move: MoveId; readonly because: string }
-  /** `certificate`: absent in logs of versions that made none. */
-  | { readonly type: 'move completed'; readonly move: MoveId; readonly certificate?: MoveCertificate }
+  /** `certificate`: absent in logs of versions that made none, and where a difference was accepted. */
+  | {
+      readonly type: 'move completed';
+      readonly move: MoveId;
+      readonly certificate?: MoveCertificate;
+      readonly accepted?: AcceptedDifference;
+    }
   /** Changes no ownership: anybody may, also while an operation holds the ring. */
   | { readonly type: 'limits set'; readonly change: LimitsChange };
 

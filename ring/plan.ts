@@ -6,7 +6,7 @@
 import type { NodeId } from './events.ts';
 import { murmur3 } from './murmur3.ts';
 import type { PartitionIndex } from './partition.ts';
-import type { Ring } from './ring.ts';
+import { isDrained, isMember, partitionsOf, type Ring } from './ring.ts';
 
 export interface PlannedMove {
   /** From 1. */
@@ -28,6 +28,11 @@ export interface MovePlan {
   readonly removed: readonly NodeId[];
   readonly moves: readonly PlannedMove[];
   readonly partitionsMoved: number;
+  /** Nodes that are given nothing from then on; and such that are given something again. Absent where there are none. */
+  readonly drains?: readonly NodeId[];
+  readonly activates?: readonly NodeId[];
+  /** A node that is given up, with what it holds: its partitions change owner by one event, and nothing is moved. */
+  readonly forgets?: NodeId;
   /** Short digest of all of the above: an approved plan is executed or refused, never silently changed. */
   readonly hash: string;
 }
@@ -47,8 +52,16 @@ export function nodeNames(count: number): NodeId[] {
   return Array.from({ length: count }, (_, ordinal) => `node-${ordinal}`);
 }
 
-/** How many partitions each node of `after` should own, given what it owns now: within one of each other, with the larger shares where they save moves. */
-export function targetSizes(ring: Ring, after: readonly NodeId[]): Map<NodeId, number> {
+/** The number at the end of a node's name; 0 where there is none. */
+export const ordinalOf = (node: NodeId): number => Number(/\d+$/.exec(node)?.[0] ?? 0);
+
+/** Those of `after` that may be given partitions: all but the drained ones. */
+export const takersOf = (ring: Ring, after: readonly NodeId[]): NodeId[] =>
+  after.filter((node) => !isDrained(ring, node) || !isMember(ring, node));
+
+/** How many partitions each node of `after` should own, given what it owns now: none where it is drained, else within one of each other, with the larger shares where they save moves. */
+export function targetSizes(ring: Ring, nodes: readonly NodeId[]): Map<NodeId, number> {
+  const after = takersOf(ring, nodes);
   const owned = groupByOwner(ring);
   const count = (node: NodeId): number => owned.get(node)?.length ?? 0;
   const floor = Math.floor(ring.partitionCount / after.length);
@@ -59,7 +72,7 @@ export function targetSizes(ring: Ring, after: readonly NodeId[]): Map<NodeId, n
 
 /** Plans the way from `ring` to the nodes `after`, sizes even. No moves and no changes of nodes: nothing to do. */
 export function planMoves(ring: Ring, after: readonly NodeId[], options: PlanOptions = {}): MovePlan {
-  if (after.length === 0 || after.length > ring.partitionCount) {
+  if (takersOf(ring, after).length === 0 || after.length > ring.partitionCount) {
     throw new Error(`${ring.partitionCount} partitions cannot be shared by ${after.length} nodes`);
   }
   const before = ring.nodes.map((facts) => facts.node);
@@ -91,10 +104,10 @@ export function planMoves(ring: Ring, after: readonly NodeId[], options: PlanOpt
       if (rest.length === 0) surplus.delete(from);
       if (wanted === partitions.length) deficit.delete(to);
       else deficit.set(to, wanted - partitions.length);
-      moves.push({ n: moves.length + 1, from, to, partitions, because: reasonFor(from, to, added, removed) });
+      moves.push({ n: moves.length + 1, from, to, partitions, because: reasonFor(ring, from, to, added, removed) });
     }
   }
-  const plan = {
+  return sealed({
     clusterId: ring.clusterId,
     epoch: ring.epoch,
     nodesBefore: before,
@@ -103,13 +116,87 @@ export function planMoves(ring: Ring, after: readonly NodeId[], options: PlanOpt
     removed,
     moves,
     partitionsMoved: moves.reduce((sum, move) => sum + move.partitions.length, 0),
-  };
-  return { ...plan, hash: digest(JSON.stringify(plan)) };
+  });
 }
 
-/** Whether there is nothing to do: the nodes are those wanted and the ring is balanced. */
+/** A plan with its hash. */
+export const sealed = (plan: Omit<MovePlan, 'hash'>): MovePlan => ({ ...plan, hash: digest(JSON.stringify(plan)) });
+
+/** What is known of each pair of nodes as moves of at most `perMove`, a batch of each pair in turn: neighbours in the list then use different nodes. */
+export function inTurns(
+  pairs: readonly { readonly from: NodeId; readonly to: NodeId; readonly partitions: readonly PartitionIndex[] }[],
+  perMove: number,
+  because: (from: NodeId, to: NodeId) => string,
+): PlannedMove[] {
+  const moves: PlannedMove[] = [];
+  for (let at = 0; pairs.some(({ partitions }) => at < partitions.length); at += perMove) {
+    for (const { from, to, partitions } of pairs) {
+      const batch = partitions.slice(at, at + perMove);
+      if (batch.length > 0)
+        moves.push({ n: moves.length + 1, from, to, partitions: batch, because: because(from, to) });
+    }
+  }
+  return moves;
+}
+
+/**
+ * Plans to give away all that `node` has, each batch to the one that has least by then; what the others have stays where it is. Nothing to do: it is drained, and
+ * has nothing.
+ */
+export function planDrain(ring: Ring, node: NodeId, options: PlanOptions = {}): MovePlan {
+  const nodes = ring.nodes.map((facts) => facts.node);
+  const perMove = options.partitionsPerMoveMax ?? partitionsPerMove(ring.partitionCount);
+  const pairs = sharesOf(ring, node).map((share) => ({ from: node, to: share.node, partitions: share.partitions }));
+  return sealed({
+    clusterId: ring.clusterId,
+    epoch: ring.epoch,
+    nodesBefore: nodes,
+    nodesAfter: nodes,
+    added: [],
+    removed: [],
+    moves: inTurns(pairs, perMove, () => `${node} is drained`),
+    partitionsMoved: pairs.reduce((sum, { partitions }) => sum + partitions.length, 0),
+    ...(isDrained(ring, node) ? {} : { drains: [node] }),
+  });
+}
+
+/** Who gets what of what `node` has: each partition the one that has least by then. */
+export function sharesOf(ring: Ring, node: NodeId): { node: NodeId; partitions: PartitionIndex[] }[] {
+  const nodes = ring.nodes.map((facts) => facts.node);
+  const takers = takersOf(ring, nodes).filter((other) => other !== node);
+  if (!nodes.includes(node) || takers.length === 0)
+    throw new Error(`what ${node} has cannot be shared by the others of ${nodes.join(', ')}`);
+  const sizes = new Map(takers.map((taker) => [taker, partitionsOf(ring, taker).length]));
+  const given = new Map<NodeId, PartitionIndex[]>();
+  for (const partition of partitionsOf(ring, node)) {
+    const to = takers.reduce((least, taker) => (sizes.get(taker)! < sizes.get(least)! ? taker : least));
+    sizes.set(to, sizes.get(to)! + 1);
+    given.set(to, [...(given.get(to) ?? []), partition]);
+  }
+  return [...given].map(([taker, partitions]) => ({ node: taker, partitions }));
+}
+
+/** Whether there is nothing to do: the nodes are those wanted, as they are wanted, and the ring is balanced. */
 export const isNothingToDo = (plan: MovePlan): boolean =>
-  plan.moves.length === 0 && plan.added.length === 0 && plan.removed.length === 0;
+  plan.forgets === undefined &&
+  [plan.moves, plan.added, plan.removed, plan.drains ?? [], plan.activates ?? []].every((list) => list.length === 0);
+
+/** Plans to give a node up: its partitions go to the others as they are, without what it holds of them. */
+export function planForget(ring: Ring, node: NodeId): MovePlan {
+  sharesOf(ring, node); // throws where nobody could take them
+  const before = ring.nodes.map((facts) => facts.node);
+  return sealed({
+    clusterId: ring.clusterId,
+    epoch: ring.epoch,
+    nodesBefore: before,
+    nodesAfter: before.filter((other) => other !== node),
+    added: [],
+    removed: [],
+    moves: [],
+    partitionsMoved: 0,
+    forgets: node,
+  });
+}
 
 /** Partitions of every owner, ascending; one pass over the ring. */
 function groupByOwner(ring: Ring): Map<NodeId, PartitionIndex[]> {
@@ -133,8 +220,9 @@ function neediest(deficit: ReadonlyMap<NodeId, number>, busy: ReadonlySet<NodeId
   return best;
 }
 
-function reasonFor(from: NodeId, to: NodeId, added: readonly NodeId[], removed: readonly NodeId[]): string {
+function reasonFor(ring: Ring, from: NodeId, to: NodeId, added: readonly NodeId[], removed: readonly NodeId[]): string {
   if (removed.includes(from)) return `${from} leaves`;
+  if (isDrained(ring, from)) return `${from} is drained`;
   if (added.includes(to)) return `${to} joins`;
   return `${from} has more than its share`;
 }

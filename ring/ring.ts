@@ -4,7 +4,7 @@
  */
 import type { HolderIdentity, MoveId, NodeFacts, NodeId, RecordedEvent, RingEvent } from './events.ts';
 import { type LimitsSet, type MoveLimits, noLimitsSet, withChange } from './limits.ts';
-import { isPartitionCount, type PartitionIndex } from './partition.ts';
+import { formatPartitions, isPartitionCount, type PartitionIndex } from './partition.ts';
 
 export interface Freeze extends HolderIdentity {
   /** Grows with every freeze and take-over; appends of an older holder are refused. */
@@ -30,6 +30,23 @@ export interface OpenMove {
   readonly proven: Readonly<Record<string, number>> | null;
 }
 
+/** A promise that was given up in the open: it stays in every report. */
+export interface Loss {
+  /** Log position of the event that says so. */
+  readonly version: number;
+  /**
+   * `difference`: what a move's source and target hold is not the same, and the move was completed all the same. `node`: a node was forgotten, and what it held
+   * is lost.
+   */
+  readonly kind: 'difference' | 'node';
+  readonly move?: MoveId;
+  readonly node?: NodeId;
+  readonly by: string;
+  readonly reason: string;
+  /** In words. */
+  readonly what: string;
+}
+
 /**
  * Drawn as  `e7 {a b c} [a a b b] frozen:run-3 moves{2:b→c}`
  *   R1 every partition has exactly one owner, and that owner is a member
@@ -37,6 +54,7 @@ export interface OpenMove {
  *   R3 moves are started only while an operation holds the ring; an unfrozen ring has no started move
  *   R4 a started move goes from the owner of all its partitions to another member; no partition is in two started moves
  *   R5 holder numbers, tokens and versions only grow; a token is not above the version
+ *   R6 a drained node is a member, and not every member is drained
  * Before `ring made` there is no ring: version 0, no partitions (see `noRing`).
  */
 export interface Ring {
@@ -53,6 +71,10 @@ export interface Ring {
   readonly moves: readonly OpenMove[];
   /** Of its moves; absent in a ring that an older version has kept on disk: see `limitsOf`. */
   readonly limits?: LimitsSet;
+  /** Members that are given nothing, until they are activated; absent in a ring that an older version has kept on disk. */
+  readonly drained?: readonly NodeId[];
+  /** What somebody has accepted to be lost or different, in order; absent in a ring that an older version has kept on disk. */
+  readonly losses?: readonly Loss[];
   /** Types of events that this code does not know (a newer version runs elsewhere): serve on, change nothing. */
   readonly notUnderstood: readonly string[];
 }
@@ -69,6 +91,8 @@ export function noRing(clusterId: string): Ring {
     lastHolder: 0,
     moves: [],
     limits: noLimitsSet,
+    drained: [],
+    losses: [],
     notUnderstood: [],
   };
 }
@@ -76,6 +100,8 @@ export function noRing(clusterId: string): Ring {
 /** The limits of this ring's moves as they are in force. */
 export const limitsOf = (ring: Pick<Ring, 'limits'>): MoveLimits => (ring.limits ?? noLimitsSet).values;
 
+/** Whether this member is given nothing. */
+export const isDrained = (ring: Pick<Ring, 'drained'>, node: NodeId): boolean => (ring.drained ?? []).includes(node);
 export const isMember = (ring: Ring, node: NodeId): boolean => ring.nodes.some((facts) => facts.node === node);
 export const moveOf = (ring: Ring, move: MoveId): OpenMove | undefined => ring.moves.find((open) => open.move === move);
 /** The started move that names this partition, if any. */
@@ -133,7 +159,13 @@ function applyEvent(ring: Ring, event: RingEvent): Ring {
       return { ...ring, nodes: [...ring.nodes.filter((other) => other.node !== facts.node), facts] };
     }
     case 'node left':
-      return { ...ring, nodes: ring.nodes.filter((facts) => facts.node !== event.node) };
+      return { ...activated(ring, event.node), nodes: ring.nodes.filter((facts) => facts.node !== event.node) };
+    case 'node forgotten':
+      return forgotten(ring, event);
+    case 'node drained':
+      return { ...ring, drained: [...(ring.drained ?? []), event.node] };
+    case 'node activated':
+      return activated(ring, event.node);
     case 'ring frozen':
     case 'freeze taken over': {
       const { operationId, workflowId, runId, holder } = event;
@@ -175,8 +207,20 @@ function applyEvent(ring: Ring, event: RingEvent): Ring {
       }));
     }
     case 'move aborted':
-    case 'move completed':
-      return { ...ring, moves: ring.moves.filter((open) => open.move !== event.move) };
+      return withoutMove(ring, event.move);
+    case 'move completed': {
+      if (!event.accepted) return withoutMove(ring, event.move);
+      const { by, reason, difference } = event.accepted;
+      const { version } = ring;
+      return withLoss(withoutMove(ring, event.move), {
+        version,
+        kind: 'difference',
+        move: event.move,
+        by,
+        reason,
+        what: difference,
+      });
+    }
     case 'limits set':
       return { ...ring, limits: withChange(ring.limits ?? noLimitsSet, event.change, ring.version) };
   }
@@ -184,11 +228,41 @@ function applyEvent(ring: Ring, event: RingEvent): Ring {
   return { ...ring, notUnderstood: [...ring.notUnderstood, (event as { type: string }).type] };
 }
 
+function forgotten(ring: Ring, event: Extract<RingEvent, { type: 'node forgotten' }>): Ring {
+  const { node, to, by, reason } = event;
+  const owners = [...ring.owners];
+  for (const taker of to) for (const partition of taker.partitions) owners[partition] = taker.node;
+  const partitions = to.flatMap((taker) => taker.partitions).sort((a, b) => a - b);
+  const left = { ...activated(ring, node), owners, nodes: ring.nodes.filter((facts) => facts.node !== node) };
+  return withLoss(
+    { ...left, epoch: partitions.length > 0 ? ring.epoch + 1 : ring.epoch },
+    {
+      version: ring.version,
+      kind: 'node',
+      node,
+      by,
+      reason,
+      what: `${node} is forgotten, with what it held of partitions ${formatPartitions(partitions) || 'none'}`,
+    },
+  );
+}
+
+function activated(ring: Ring, node: NodeId): Ring {
+  return isDrained(ring, node) ? { ...ring, drained: (ring.drained ?? []).filter((other) => other !== node) } : ring;
+}
+
+const withLoss = (ring: Ring, loss: Loss): Ring => ({ ...ring, losses: [...(ring.losses ?? []), loss] });
+
+const withoutMove = (ring: Ring, move: MoveId): Ring => ({
+  ...ring,
+  moves: ring.moves.filter((open) => open.move !== move),
+});
+
 function withMove(ring: Ring, move: MoveId, change: (open: OpenMove) => OpenMove): Ring {
   return { ...ring, moves: ring.moves.map((open) => (open.move === move ? change(open) : open)) };
 }
 
-/** R1 to R5 as code. Errors name partition, node and epoch. */
+/** R1 to R6 as code. Errors name partition, node and epoch. */
 export function assertRing(ring: Ring): void {
   const where = `(epoch ${ring.epoch}, version ${ring.version})`;
   // A newer event may have changed what we cannot see: nothing can be said, and nothing is decided on it.
@@ -206,6 +280,9 @@ export function assertRing(ring: Ring): void {
     if (!members.has(owner))
       fail('R1', `partition ${partition} owned by ${owner}, members are ${[...members].join(', ')}`);
   });
+  const stray = (ring.drained ?? []).find((node) => !members.has(node));
+  if (stray !== undefined) fail('R6', `${stray} is drained and no member`);
+  if (new Set(ring.drained).size >= members.size) fail('R6', 'every member is drained');
   if (ring.epoch < 1 || ring.epoch > ring.version) fail('R2', `epoch out of range`);
   if (ring.freeze && ring.freeze.holder !== ring.lastHolder) {
     fail('R5', `frozen by holder ${ring.freeze.holder}, the last holder is ${ring.lastHolder}`);

@@ -95,6 +95,22 @@ export const { cleanUp } = proxyActivities<MoveActivities>(cleanUpOptions);
 export const { verifyCluster } = proxyActivities<VerifyActivities>(verifyOptions);
 export const { checkCluster, compareMoves } = proxyActivities<CompareActivities>(compareOptions);
 
+const PATIENCE: Readonly<Record<string, string>> = {
+  ensureNode: podOptions.scheduleToCloseTimeout,
+  waitServing: podOptions.scheduleToCloseTimeout,
+  removeNode: podOptions.scheduleToCloseTimeout,
+  forgetNode: podOptions.scheduleToCloseTimeout,
+  removeUnused: unusedOptions.scheduleToCloseTimeout,
+  preCopy: `${copyOptions.retry.maximumAttempts} attempts`,
+  cutOver: cutOverOptions.scheduleToCloseTimeout,
+  cleanUp: cleanUpOptions.scheduleToCloseTimeout,
+  verifyCluster: verifyOptions.scheduleToCloseTimeout,
+  checkCluster: compareOptions.scheduleToCloseTimeout,
+  compareMoves: compareOptions.scheduleToCloseTimeout,
+};
+/** How long, or how often, an activity of this name is tried before its trouble is no weather any more. */
+export const patienceOf = (activity: string): string => PATIENCE[activity] ?? ringOptions.scheduleToCloseTimeout;
+
 /** Calls an activity with a sentence that Temporal's own page shows beside it. */
 export function call<I, O>(
   activity: ActivityFunctionWithOptions<(input: I) => Promise<O>>,

@@ -4,10 +4,13 @@
  */
 import { ActivityFailure, ApplicationFailure, ChildWorkflowFailure, TemporalFailure } from '@temporalio/common';
 import { isCancellation } from '@temporalio/workflow';
+import { patienceOf } from './activities.ts';
 
 export interface Refusal {
   readonly code: string;
   readonly message: string;
+  /** What was passed before it counted as trouble: `10m`, `3 tries`. */
+  readonly threshold?: string;
 }
 
 /** Why an activity or a child ended without result; null where `error` is something else. What it was is in `.cause`, never in the failure itself. */
@@ -19,7 +22,8 @@ export function refusalOf(error: unknown): Refusal | null {
   const { cause } = error;
   if (cause instanceof ApplicationFailure && cause.nonRetryable && cause.type)
     return { code: cause.type, message: cause.message };
-  return { code: 'STALLED', message: `${error.activityType}: ${innermost(error)}` };
+  const { activityType } = error;
+  return { code: 'STALLED', message: `${activityType}: ${innermost(error)}`, threshold: patienceOf(activityType) };
 }
 
 /** Ends the execution: for what nobody can put right by waiting, such as a bad input. */

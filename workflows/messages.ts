@@ -5,6 +5,7 @@
 import { defineSearchAttributeKey } from '@temporalio/common';
 import { defineQuery, defineUpdate } from '@temporalio/workflow';
 import type {
+  Acceptance,
   ClusterCheck,
   CompareMovesCursor,
   Difference,
@@ -22,11 +23,18 @@ export const scaleWorkflowId = (clusterId: string): string => `scale/${clusterId
 export const moveWorkflowId = (clusterId: string, operationId: string, n: number): string =>
   `scale/${clusterId}/${operationId}/move-${n}`;
 
+/** What an operation is to bring about. `forget`: the node is given up, with what it holds; needs a reason. `drain`: the node gives away all it has, stays a member, and is given nothing until it is activated. `undo`: take back what an operation did, by its whole id. */
+export type Goal =
+  | { readonly kind: 'scale'; readonly nodes: number }
+  | { readonly kind: 'drain'; readonly node: NodeId }
+  | { readonly kind: 'forget'; readonly node: NodeId; readonly acceptLoss: true }
+  | { readonly kind: 'undo'; readonly operation: string };
+
 /** So plain that it can be typed in Temporal's UI. `targetNodes` is short for `goal: { kind: 'scale', nodes }`. */
 export interface ScaleInput {
   readonly clusterId: string;
   readonly targetNodes?: number;
-  readonly goal?: { readonly kind: 'scale'; readonly nodes: number };
+  readonly goal?: Goal;
   readonly reason?: string;
   /** The plan that was approved: another one is refused with PLAN_CHANGED. */
   readonly planHash?: string;
@@ -53,6 +61,8 @@ export interface ScaleCarry {
   readonly paused: boolean;
   /** As it was at the freeze. Default 1. */
   readonly movesPerNode?: number;
+  /** The operation takes itself back: these many of its moves were made on the way forward. */
+  readonly undoneFrom?: number;
 }
 
 export type OperationState =
@@ -60,8 +70,10 @@ export type OperationState =
   | 'paused'
   | 'blocked'
   | 'cancelling'
+  | 'undoing'
   | 'completed'
   | 'cancelled'
+  | 'undone'
   | 'nothing to do'
   | 'failed';
 export type PhaseName =
@@ -69,6 +81,7 @@ export type PhaseName =
   | 'freeze ring'
   | 'plan'
   | 'add nodes'
+  | 'mark nodes'
   | 'move partitions'
   | 'verify cluster'
   | 'remove nodes'
@@ -80,7 +93,10 @@ export interface BlockedOn {
   readonly message: string;
   /** ISO 8601. */
   readonly since: string;
+  /** What was passed before it counted as trouble: so long (`10m`), or so often (`3 tries`). Absent where the first time is enough. */
+  readonly threshold?: string;
   readonly phase: PhaseName;
+  /** `move-<n>` of this operation; or, whole, the id of a move that another one left behind. */
   readonly move?: string;
 }
 
@@ -107,6 +123,8 @@ export interface MoveProgress {
   readonly lastAbort?: string;
   /** Id in the ring's log of the try that was handed over. */
   readonly move?: string;
+  /** It is handed over, and what comes after that (clean-up, certificate) has met trouble. */
+  readonly handedOver?: boolean;
   /** Of a copy that runs. Put there by who asks (client/move-copies.ts): the workflow does not know it. */
   readonly copy?: MoveCopy;
 }
@@ -116,6 +134,8 @@ export interface OperationProgress {
   readonly operationId: string;
   readonly clusterId: string;
   readonly workflowId: string;
+  /** Absent in runs of a version that could only scale. */
+  readonly goal?: Goal;
   readonly reason: string;
   readonly state: OperationState;
   readonly phase: PhaseName | null;
@@ -147,14 +167,23 @@ export interface OperatorRequest {
   readonly actor?: string;
   readonly reason?: string;
 }
+export interface RetryRequest extends OperatorRequest {
+  /**
+   * Of an operation that is blocked on CERTIFICATE_MISMATCH: the one move that it names is completed although its sides differ. Needs a reason; actor, reason
+   * and difference stand in the ring's log, and are told by every later report.
+   */
+  readonly acceptDifference?: boolean;
+}
 /** No further move starts; moves that run finish. */
 export const pauseUpdate = defineUpdate<OperationProgress, [OperatorRequest]>('pause');
 /** Ends a pause, and tries again what a blocked operation waits for. */
 export const resumeUpdate = defineUpdate<OperationProgress, [OperatorRequest]>('resume');
 /** As resume, for an operation that is blocked. */
-export const retryUpdate = defineUpdate<OperationProgress, [OperatorRequest]>('retry');
+export const retryUpdate = defineUpdate<OperationProgress, [RetryRequest]>('retry');
 /** Moves before their hand-over are aborted, those after it finish; no more start; the ring is valid and unfrozen. */
 export const cancelUpdate = defineUpdate<OperationProgress, [OperatorRequest]>('cancel');
+/** As cancel; then, under the same freeze, what was moved is moved back, nodes that were removed come back, and those that were added go. */
+export const undoUpdate = defineUpdate<OperationProgress, [OperatorRequest]>('undo');
 
 export const searchAttributes = {
   cluster: defineSearchAttributeKey('RingmasterCluster', 'KEYWORD'),
@@ -173,6 +202,8 @@ export interface MoveInput {
   readonly partitions: readonly PartitionIndex[];
   readonly reason: string;
   readonly askedBy?: string;
+  /** A difference that its clean-up may meet is accepted. */
+  readonly accept?: Acceptance;
   /** The number of its first try: what an earlier child used up is not used again. Default 1. */
   readonly tryFrom?: number;
 }
@@ -188,6 +219,10 @@ export interface MoveOutcome {
   readonly because: string | null;
   /** Id in the ring's log of the last try. */
   readonly move: string | null;
+  /** With `blocked`: as `BlockedOn.threshold`. */
+  readonly threshold?: string;
+  /** With `blocked`: it is handed over, and only what comes after that is missing. */
+  readonly handedOver?: boolean;
 }
 
 /** What the child `MovePartitions` is doing right now; its parent only knows that it runs, to keep histories small. */

@@ -51,16 +51,28 @@ export async function MovePartitions(input: MoveInput): Promise<MoveOutcome> {
       const trouble = ended.end === 'handed over' ? await tidy(input, status) : null;
       status.state = 'done';
       // Handed over and not cleaned up: the next child finds that in the log and goes on there.
-      if (trouble) return { ...none, result: 'blocked', tries, move, code: trouble.code, because: trouble.message };
+      if (trouble) {
+        const { code, message: because, threshold } = trouble;
+        return {
+          ...none,
+          result: 'blocked',
+          tries,
+          move,
+          code,
+          because,
+          handedOver: true,
+          ...(threshold ? { threshold } : {}),
+        };
+      }
       return { ...none, result: 'completed', tries, move, jobsMoved, jobsCopied };
     }
-    const { code, message, mayTryAgain } = ended;
+    const { code, message, mayTryAgain, threshold = mayTryAgain ? `${TRIES_FOR_ONE_REASON} tries` : undefined } = ended;
     status.state = 'waiting';
     status.lastAbort = `${code}: ${message}`;
     const times = (endings.get(code) ?? 0) + 1;
     endings.set(code, times);
     if (!mayTryAgain || times >= TRIES_FOR_ONE_REASON)
-      return { ...none, result: 'blocked', tries, move, code, because: message };
+      return { ...none, result: 'blocked', tries, move, code, because: message, ...(threshold ? { threshold } : {}) };
     if (!(await waited(FIRST_BACKOFF_MS * BACKOFF_FACTOR ** (times - 1))))
       return { ...none, result: 'aborted', tries, move };
   }
@@ -119,7 +131,8 @@ async function tidy(input: MoveInput, status: Writable<MoveStatus>): Promise<Ref
   const { from, to, partitions } = input;
   status.state = 'cleaning up';
   try {
-    const move = { ...askingOf(input), move: status.move!, from, to, partitions };
+    const accept = input.accept ? { accept: input.accept } : {};
+    const move = { ...askingOf(input), move: status.move!, from, to, partitions, ...accept };
     await CancellationScope.nonCancellable(() => call(cleanUp, `clean up at ${from}`, move));
     return null;
   } catch (error) {

@@ -10,5 +10,5 @@ export function expandRing(summary: RingSummary): Ring {
     const owner = nodes[summary.owners[i]!]!.node;
     for (let length = summary.owners[i + 1]!; length > 0; length -= 1) owners.push(owner);
   }
-  return { ...noRing(clusterId), version, epoch, partitionCount, nodes, owners };
+  return { ...noRing(clusterId), version, epoch, partitionCount, nodes, owners, drained: summary.drained ?? [] };
 }

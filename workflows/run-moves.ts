@@ -18,7 +18,7 @@ import type { MoveEntry, Operation } from './operation.ts';
 export async function runMoves(op: Operation): Promise<void> {
   const running = new Map<MoveEntry, Promise<void>>();
   const bugs: unknown[] = [];
-  const { moves } = op.progress;
+  const moves = op.currentMoves;
   for (const move of moves) if (move.state !== 'done') move.state = 'waiting'; // the step runs again, or goes on in a new run
   try {
     for (;;) {
@@ -72,9 +72,14 @@ async function runMove(op: Operation, move: MoveEntry): Promise<void> {
   op.changed();
   const outcome = await executeMove(op, move);
   move.tries = Math.max(move.tries, outcome.tries);
+  if (outcome.handedOver && outcome.move) {
+    move.handedOver = true;
+    move.move = outcome.move;
+  }
   if (outcome.because) move.lastAbort = `${outcome.code}: ${outcome.because}`;
   if (outcome.result === 'completed') {
     move.state = 'done';
+    delete move.handedOver;
     if (outcome.move) move.move = outcome.move;
     move.jobsMoved = outcome.jobsMoved;
     move.jobsCopied = outcome.jobsCopied;
@@ -83,11 +88,16 @@ async function runMove(op: Operation, move: MoveEntry): Promise<void> {
     op.progress.jobsCopied += outcome.jobsCopied;
   } else if (CancellationScope.current().consideredCancelled) {
     move.state = 'aborted';
+    if (outcome.handedOver) op.note(`move ${move.n} is handed over and not completed: ${move.lastAbort}`);
   } else {
     // Blocked; or aborted although nobody cancelled the operation: its child was cancelled by hand. Resume starts it again, with the next try.
     move.state = 'waiting';
     op.block(
-      { code: outcome.code ?? 'MOVE_CANCELLED', message: outcome.because ?? 'its workflow was cancelled by hand' },
+      {
+        code: outcome.code ?? 'MOVE_CANCELLED',
+        message: outcome.because ?? 'its workflow was cancelled by hand',
+        ...(outcome.threshold ? { threshold: outcome.threshold } : {}),
+      },
       `move-${move.n}`,
     );
   }
@@ -97,7 +107,8 @@ async function runMove(op: Operation, move: MoveEntry): Promise<void> {
 async function executeMove(op: Operation, move: MoveEntry): Promise<MoveOutcome> {
   const { clusterId, operationId } = op.progress;
   const { n, from, to, partitions } = move;
-  const input: MoveInput = { ...op.asHolder, n, from, to, partitions, tryFrom: move.tries + 1 };
+  const accept = op.acceptanceOf(`move-${n}`);
+  const input: MoveInput = { ...op.asHolder, n, from, to, partitions, tryFrom: move.tries + 1, ...accept };
   try {
     return await executeChild('MovePartitions', {
       // The same id again when a blocked move is resumed: never two at once.

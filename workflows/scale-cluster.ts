@@ -1,9 +1,11 @@
 /**
- * Scales the cluster to `input.targetNodes` nodes.
+ * Scales the cluster to `input.targetNodes` nodes; or, by `input.goal`, drains a node, gives one up, or takes back what an operation did.
  * Holds: no partition is ever without an owner; a run that was killed between any two steps can be started again with the same input, which takes its freeze
  * over, and ends the same.
  * With `input.create` a cluster that has no ring gets one, with all its nodes; that is then the whole operation.
- * Refuses, before anything has changed: INPUT_INVALID, WORKFLOW_ID, TARGET_NODES_INVALID, CLUSTER_UNKNOWN, PLAN_CHANGED. Whatever else goes wrong blocks the
+ * `undo` during a run: what is not handed over is aborted; then, under the same freeze, what was handed over is moved back.
+ * Refuses, before anything has changed: INPUT_INVALID, WORKFLOW_ID, TARGET_NODES_INVALID, CLUSTER_UNKNOWN, PLAN_CHANGED, NODE_UNKNOWN,
+ * NODES_ALL_DRAINED, OPERATION_UNKNOWN, UNDO_OUT_OF_ORDER. Whatever else goes wrong blocks the
  * operation by its code (RING_BUSY, NODE_NOT_EMPTY, STALLED …) until somebody resumes or cancels it.
  */
 import { CancelledFailure } from '@temporalio/common';
@@ -15,13 +17,14 @@ import {
   isCancellation,
   workflowInfo,
 } from '@temporalio/workflow';
-import type { RingSummary } from '../activities/types.ts';
+import type { Leftover, RingSummary } from '../activities/types.ts';
 import type { NodeFacts, NodeId } from '../ring/events.ts';
-import { type MovePlan, nodeNames, planMoves } from '../ring/plan.ts';
+import { type MovePlan, nodeNames, ordinalOf, planDrain, planForget, planMoves, takersOf } from '../ring/plan.ts';
+import { isMember, type Ring } from '../ring/ring.ts';
 import { call, cleanUp, pods, removeUnused, ring, verifyCluster } from './activities.ts';
 import { isBug, refusalOf, refuse } from './failures.ts';
 import { checkInput } from './input.ts';
-import type { OperationProgress, ScaleInput } from './messages.ts';
+import type { Goal, OperationProgress, ScaleInput } from './messages.ts';
 import { type EndState, Operation } from './operation.ts';
 import { expandRing } from './ring-summary.ts';
 import { runMoves } from './run-moves.ts';
@@ -33,40 +36,16 @@ type Ending = EndState | 'continue as new';
 export async function ScaleCluster(input: ScaleInput): Promise<OperationProgress> {
   const op = new Operation(input);
   op.listen();
-  /** Stays null on a bug: that fails the task, which is tried again once a fix is deployed; nothing may be unwound meanwhile. */
-  let ending: Ending | null = null;
-  let failure: unknown;
-  try {
-    ending = await op.cancellable(async (): Promise<Ending> => {
-      const wanted = nodeNames(checkInput(input, workflowInfo().workflowId));
-      if (!input.carry) {
-        if (input.create && (await makeRing(op, wanted, input.create.partitionCount))) return 'completed';
-        await op.step('plan', () => lookAhead(op, wanted));
-        if (hasNothingToDo(op)) return 'nothing to do';
-        await op.step('freeze ring', () => freezeRing(op));
-        await op.step('plan', () => makePlan(op, wanted));
-        if (hasNothingToDo(op)) return 'nothing to do';
-        await op.step('add nodes', () => addNodes(op));
-      }
-      await op.step('move partitions', () => runMoves(op));
-      if (op.progress.moves.some((move) => move.state !== 'done')) return 'continue as new';
-      await op.step('verify cluster', () => verify(op));
-      await op.step('remove nodes', () => removeNodes(op));
-      return 'completed';
+  let ended = op.isUndoing ? await attempt(op, takeBack) : await attempt(op, goForward);
+  if (ended.ending === 'cancelled' && op.beginUndo()) ended = await attempt(op, takeBack);
+  const { ending, failure } = ended;
+  // Here, and not after the freeze: the freeze may have happened although its answer was lost. Nothing happens unless this run holds the ring.
+  if (op.mayHoldRing && ending !== 'continue as new') {
+    op.windUp();
+    await CancellationScope.nonCancellable(async () => {
+      if ((ending === 'cancelled' || ending === 'failed') && op.mayHaveAddedNodes) await removeUnusedNodes(op);
+      await op.step('unfreeze ring', () => unfreezeRing(op));
     });
-  } catch (error) {
-    if (isBug(error)) throw error;
-    ending = isCancellation(error) ? 'cancelled' : 'failed';
-    failure = error;
-  } finally {
-    // Here, and not after the freeze: the freeze may have happened although its answer was lost. Nothing happens unless this run holds the ring.
-    if (op.mayHoldRing && ending !== null && ending !== 'continue as new') {
-      const isUndone = ending === 'cancelled' || ending === 'failed';
-      await CancellationScope.nonCancellable(async () => {
-        if (isUndone && op.mayHaveAddedNodes) await removeUnusedNodes(op);
-        await op.step('unfreeze ring', () => unfreezeRing(op));
-      });
-    }
   }
   if (ending === 'continue as new') {
     await condition(allHandlersFinished);
@@ -80,6 +59,64 @@ export async function ScaleCluster(input: ScaleInput): Promise<OperationProgress
   if (ending === 'cancelled' && CancellationScope.current().consideredCancelled)
     throw new CancelledFailure('the operation was cancelled');
   return op.progress;
+}
+
+interface Attempt {
+  readonly ending: Ending;
+  readonly failure?: unknown;
+}
+
+/** Throws on a bug only: that fails the task, which is tried again once a fix is deployed; nothing may be unwound meanwhile. */
+async function attempt(op: Operation, way: (op: Operation) => Promise<Ending>): Promise<Attempt> {
+  try {
+    return { ending: await op.cancellable(() => way(op)) };
+  } catch (error) {
+    if (isBug(error)) throw error;
+    return { ending: isCancellation(error) ? 'cancelled' : 'failed', failure: error };
+  }
+}
+
+async function goForward(op: Operation): Promise<Ending> {
+  const { input } = op;
+  const goal = checkInput(input, workflowInfo().workflowId);
+  if (!input.carry) {
+    if (
+      input.create &&
+      goal.kind === 'scale' &&
+      (await makeRing(op, nodeNames(goal.nodes), input.create.partitionCount))
+    )
+      return 'completed';
+    await op.step('plan', () => lookAhead(op, goal));
+    if (hasNothingToDo(op)) return 'nothing to do';
+    await op.step('freeze ring', () => freezeRing(op));
+    await op.step('plan', () => makePlan(op, goal));
+    if (hasNothingToDo(op)) return 'nothing to do';
+    await op.step('add nodes', () => addNodes(op));
+    await markNodes(op);
+    await forgetNode(op);
+  }
+  return (await moveAndTidy(op)) ? 'completed' : 'continue as new';
+}
+
+/** Under the same freeze, what this operation has done; nothing where it never held the ring. A ring that was made is not taken back. */
+async function takeBack(op: Operation): Promise<Ending> {
+  if (op.holder === 0) return op.input.create ? 'cancelled' : 'undone';
+  if (op.currentMoves.length === 0) {
+    await op.step('move partitions', () => completeHandedOver(op));
+    await op.step('plan', () => planBack(op));
+    await op.step('add nodes', () => addNodes(op));
+    await markNodes(op);
+  }
+  return (await moveAndTidy(op)) ? 'undone' : 'continue as new';
+}
+
+/** False where the history is long and moves are left. */
+async function moveAndTidy(op: Operation): Promise<boolean> {
+  await op.step('move partitions', () => runMoves(op));
+  if (op.currentMoves.some((move) => move.state !== 'done')) return false;
+  await op.step('verify cluster', () => verify(op));
+  await op.step('remove nodes', () => removeNodes(op));
+  return true;
 }
 
 /** Where there is no ring: starts all nodes, then makes it. Until then nothing is taken in, so nothing has to move. False where the ring is there. */
@@ -114,14 +151,14 @@ async function makeRing(op: Operation, wanted: readonly NodeId[], partitionCount
 }
 
 /** Plans on the ring as it is, so that a bad input or an idle request ends before anything has changed. */
-async function lookAhead(op: Operation, wanted: readonly NodeId[]): Promise<void> {
+async function lookAhead(op: Operation, goal: Goal): Promise<void> {
   const { clusterId } = op.progress;
   const seen = await call(ring.readRing, `the ring of ${clusterId}`, { clusterId }).catch((error: unknown) => {
     const refusal = refusalOf(error);
     if (refusal?.code === 'CLUSTER_UNKNOWN') refuse(refusal.code, refusal.message);
     throw error;
   });
-  op.adopt(plan(op, seen, wanted));
+  op.adopt(await plan(op, seen, goal));
 }
 
 /** Holds the topology; and ends what an operation that is gone has left behind. */
@@ -141,43 +178,139 @@ async function freezeRing(op: Operation): Promise<void> {
       left.state === 'started'
         ? await call(ring.abortMove, `abort ${left.move}, which was left open`, abort)
         : { result: left.state };
-    if (answer.result === 'handed over') {
-      const { move, from, to, partitions } = left;
-      await call(cleanUp, `complete ${move}, which was left handed over`, {
-        ...op.asHolder,
-        move,
-        from,
-        to,
-        partitions,
-      });
-    }
+    // What names a node that is forgotten ends with it: nobody is left to complete it with.
+    const { goal } = op.progress;
+    if (goal?.kind === 'forget' && [left.from, left.to].includes(goal.node)) continue;
+    if (answer.result === 'handed over') await complete(op, left.move, left, 'which was left handed over');
     op.note(`move ${left.move}, left open, was ${answer.result === 'aborted' ? 'aborted' : 'completed'}`);
   }
   op.frozen = frozen.ring;
 }
 
 /** Plans again: only now nobody else can change the ring. */
-async function makePlan(op: Operation, wanted: readonly NodeId[]): Promise<void> {
-  op.adopt(plan(op, op.frozen!, wanted));
+async function makePlan(op: Operation, goal: Goal): Promise<void> {
+  op.adopt(await plan(op, op.frozen!, goal));
 }
 
-function plan(op: Operation, seen: RingSummary, wanted: readonly NodeId[]): MovePlan {
-  if (wanted.length > seen.partitionCount) {
-    refuse(
-      'TARGET_NODES_INVALID',
-      `${wanted.length} nodes cannot share the ${seen.partitionCount} partitions of ${seen.clusterId}`,
-    );
-  }
-  const { partitionsPerMoveMax, planHash } = op.input;
-  const made = planMoves(expandRing(seen), wanted, partitionsPerMoveMax === undefined ? {} : { partitionsPerMoveMax });
+async function plan(op: Operation, seen: RingSummary, goal: Goal): Promise<MovePlan> {
+  const made = await planFor(op, seen, goal);
+  const { planHash } = op.input;
   if (planHash !== undefined && planHash !== made.hash) {
-    refuse('PLAN_CHANGED', `the plan is ${made.hash} by now, ${planHash} was approved (epoch ${seen.epoch})`);
+    refuse('PLAN_CHANGED', `the plan is ${made.hash} by now, ${planHash} was approved (epoch ${made.epoch})`);
   }
   return made;
 }
 
-const hasNothingToDo = ({ progress: { moves, nodesAdded, nodesRemoved } }: Operation): boolean =>
-  moves.length === 0 && nodesAdded.length === 0 && nodesRemoved.length === 0;
+async function planFor(op: Operation, seen: RingSummary, goal: Goal): Promise<MovePlan> {
+  switch (goal.kind) {
+    case 'scale':
+      return planOfScale(op, seen, goal.nodes);
+    case 'drain':
+      return planOfDrain(op, seen, goal.node);
+    case 'forget':
+      return planOfForget(seen, goal.node);
+    case 'undo':
+      return await planOfUndo(op, goal.operation);
+  }
+}
+
+function planOfScale(op: Operation, seen: RingSummary, nodes: number): MovePlan {
+  if (nodes > seen.partitionCount) {
+    refuse(
+      'TARGET_NODES_INVALID',
+      `${nodes} nodes cannot share the ${seen.partitionCount} partitions of ${seen.clusterId}`,
+    );
+  }
+  const ring = expandRing(seen);
+  if (takersOf(ring, nodeNames(nodes)).length === 0)
+    refuse('NODES_ALL_DRAINED', `all of ${nodeNames(nodes).join(', ')} are drained: activate one of them first`);
+  return planMoves(ring, nodeNames(nodes), planOptions(op));
+}
+
+function planOfDrain(op: Operation, seen: RingSummary, node: NodeId): MovePlan {
+  const ring = expandRing(seen);
+  assertOthersTake(ring, node);
+  return planDrain(ring, node, planOptions(op));
+}
+
+function assertOthersTake(ring: Ring, node: NodeId): void {
+  if (!isMember(ring, node)) refuse('NODE_UNKNOWN', `${node} is no member of ${ring.clusterId}`);
+  const others = ring.nodes.flatMap((facts) => (facts.node === node ? [] : [facts.node]));
+  if (takersOf(ring, others).length === 0)
+    refuse('NODES_ALL_DRAINED', `without ${node} no member of ${ring.clusterId} is left that takes partitions`);
+}
+
+function planOfForget(seen: RingSummary, node: NodeId): MovePlan {
+  const ring = expandRing(seen);
+  assertOthersTake(ring, node);
+  return planForget(ring, node);
+}
+
+/** Nobody can put right by waiting that there is nothing of it, or that later operations come first. */
+const NOT_UNDOABLE: ReadonlySet<string> = new Set(['OPERATION_UNKNOWN', 'UNDO_IMPOSSIBLE', 'UNDO_OUT_OF_ORDER']);
+
+async function planOfUndo(op: Operation, operation: string): Promise<MovePlan> {
+  const input = { clusterId: op.progress.clusterId, operation, ...planOptions(op) };
+  return await call(ring.planUndo, `what takes operation ${operation} back`, input).catch((error: unknown) => {
+    const refusal = refusalOf(error);
+    if (refusal && NOT_UNDOABLE.has(refusal.code)) refuse(refusal.code, refusal.message);
+    throw error;
+  });
+}
+
+function planOptions({ input: { partitionsPerMoveMax } }: Operation): { partitionsPerMoveMax?: number } {
+  return partitionsPerMoveMax === undefined ? {} : { partitionsPerMoveMax };
+}
+
+async function planBack(op: Operation): Promise<void> {
+  const { clusterId, operationId } = op.progress;
+  const input = { clusterId, operation: operationId, ...planOptions(op) };
+  op.adoptUndo(await call(ring.planUndo, 'what takes this operation back', input));
+}
+
+/** Of what was cancelled: a partition leaves its new owner only once its former one has put away what it held. */
+async function completeHandedOver(op: Operation): Promise<void> {
+  for (const entry of op.progress.moves.filter(({ handedOver }) => handedOver)) {
+    await complete(op, `move-${entry.n}`, { ...entry, move: entry.move! }, 'which is handed over');
+    entry.state = 'done';
+    delete entry.handedOver;
+    op.changed();
+  }
+}
+
+/** `name`: as the operation names the move that it is blocked on. */
+async function complete(op: Operation, name: string, left: Omit<Leftover, 'state'>, why: string): Promise<void> {
+  const { move, from, to, partitions } = left;
+  const input = { ...op.asHolder, move, from, to, partitions, ...op.acceptanceOf(name) };
+  await op.concerning(name, () => call(cleanUp, `complete ${move}, ${why}`, input));
+}
+
+const hasNothingToDo = ({ progress: { moves, nodesAdded, nodesRemoved }, marks, forgets }: Operation): boolean =>
+  forgets === null &&
+  [moves, nodesAdded, nodesRemoved, marks.drains, marks.activates].every((list) => list.length === 0);
+
+/** What it owned goes to the others by one event, and what it held of that is lost. */
+async function forgetNode(op: Operation): Promise<void> {
+  const { forgets: node } = op;
+  if (node === null) return;
+  await op.step('mark nodes', async () => {
+    await call(pods.forgetNode, `give ${node} up, if it is gone`, {
+      ...op.asHolder,
+      node,
+      by: op.input.actor ?? 'unknown',
+    });
+    op.note(`${node} is forgotten: what it held is lost, which the ring's log says`);
+  });
+}
+
+/** Before anything is moved: a node that is drained is given nothing, and one that gets something back has to be active. */
+async function markNodes(op: Operation): Promise<void> {
+  if (op.marks.drains.length + op.marks.activates.length === 0) return;
+  await op.step('mark nodes', async () => {
+    const what = `drained: ${op.marks.drains.join(', ') || 'none'}; activated: ${op.marks.activates.join(', ') || 'none'}`;
+    await call(ring.markNodes, what, { ...op.asHolder, ...op.marks });
+  });
+}
 
 /** Each new node: its pod, then member, then serving. Only then may a move go there. */
 async function addNodes(op: Operation): Promise<void> {
@@ -231,7 +364,6 @@ async function unfreezeRing(op: Operation): Promise<void> {
   await call(ring.unfreeze, `unfreeze the ring of ${op.progress.clusterId}`, { ...op.asking, by: op.identity });
 }
 
-const ordinalOf = (node: NodeId): number => Number(/\d+$/.exec(node)?.[0] ?? 0);
 const highestFirst = (nodes: readonly NodeId[]): NodeId[] => [...nodes].sort((a, b) => ordinalOf(b) - ordinalOf(a));
 
 /** Runs `each` for all items, `atOnce` at a time. Waits for those under way also when one fails: a step that runs again must not meet its former self. */

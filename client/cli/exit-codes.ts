@@ -20,7 +20,7 @@ export function exitCodeOfError(error: unknown): ExitCode {
   return code !== null && usageCodes.has(code) ? exitCodes.usage : exitCodes.failed;
 }
 
-/** Of an operation that was waited for. A cancelled one did not do what was asked. */
+/** Of an operation that was waited for. A cancelled or undone one did not do what was asked. */
 export function exitCodeOfState(state: OperationState): ExitCode {
   switch (state) {
     case 'completed':
@@ -29,11 +29,13 @@ export function exitCodeOfState(state: OperationState): ExitCode {
     case 'blocked':
       return exitCodes.blocked;
     case 'cancelled':
+    case 'undone':
     case 'failed':
       return exitCodes.failed;
     case 'running':
     case 'paused':
     case 'cancelling':
+    case 'undoing':
       return exitCodes.unknown;
   }
 }

@@ -4,9 +4,10 @@ import { CodedError, describeError } from '../../kit/errors.ts';
 import { VERIFY_SAMPLES_MAX } from '../../workflows/messages.ts';
 import { bytesPerSecond, getLimits, type LimitsOptions, numberOrDefault, setLimits } from './commands/limits.ts';
 import { log, operations, showCluster, showRing, status } from './commands/look.ts';
+import { activate, type DrainOptions, drain, type ForgetOptions, forget } from './commands/node.ts';
 import { type RepairOptions, repairRing } from './commands/repair.ts';
 import { plan, type ScaleOptions, scale } from './commands/scale.ts';
-import { type Steering, steer, steering } from './commands/steer.ts';
+import { type Steering, type SteerOptions, steer, steering, type UndoOptions, undo } from './commands/steer.ts';
 import { type VerifyOptions, verify } from './commands/verify.ts';
 import { type Context, type GlobalOptions, openContext } from './context.ts';
 import { type ExitCode, exitCodeOfError, exitCodes } from './exit-codes.ts';
@@ -99,15 +100,28 @@ function createProgram(surroundings: Surroundings, end: (code: ExitCode) => void
     .addOption(new Option('--limit <n>', 'how many').argParser(wholeNumber(1, 200)).default(20))
     .action(command((context, self) => operations(context, self.opts<{ limit: number }>())));
   for (const [name, description] of Object.entries(steering)) {
-    program
-      .command(name)
-      .description(description)
-      .argument('<operation>', 'its id, or a unique beginning of it')
-      .action(async (operation: string) => {
-        const context = await openContext(surroundings, program.opts<GlobalOptions>());
-        end(await steer(context, name as Steering, operation));
-      });
+    const one = program.command(name).description(description).argument('<operation>', 'its id, or a unique beginning');
+    if (name === 'retry')
+      one.option(
+        '--accept-difference',
+        'complete the move whose sides differ; needs --reason, and stays in every report',
+      );
+    one.action(async function action(this: Command, operation: string) {
+      const context = await openContext(surroundings, program.opts<GlobalOptions>());
+      end(await steer(context, name as Steering, operation, this.opts<SteerOptions>()));
+    });
   }
+  program
+    .command('undo')
+    .description('move back what an operation has moved, also while it runs')
+    .argument('<operation>', 'its id, or a unique beginning of it')
+    .option('--dry-run', 'show the plan, start nothing')
+    .option('--plan-hash <hash>', 'of an operation that has ended: only if this is still the plan')
+    .option('--wait', 'show the progress until it ends or is blocked')
+    .action(async function action(this: Command, operation: string) {
+      const context = await openContext(surroundings, program.opts<GlobalOptions>());
+      end(await undo(context, operation, this.opts<UndoOptions>()));
+    });
   program
     .command('verify')
     .description('is the cluster as it should be; is what moves took along the same on both sides')
@@ -154,6 +168,35 @@ function createProgram(surroundings: Surroundings, end: (code: ExitCode) => void
     .addOption(new Option('--queue-delay-ms <n>', 'threshold of the brake: waiting jobs').argParser(numberOrDefault))
     .addOption(new Option('--moves-per-node <n>', 'moves at a time from or to a node').argParser(numberOrDefault))
     .action(command((context, self) => setLimits(context, self.opts<LimitsOptions>())));
+  const node = program.command('node').description('one node of the cluster');
+  node
+    .command('drain')
+    .description('move all that it has to the others, and give it nothing until it is activated; it stays a member')
+    .argument('<node>', 'such as node-1')
+    .option('--dry-run', 'show the plan, start nothing')
+    .option('--plan-hash <hash>', 'only if this is still the plan')
+    .option('--wait', 'show the progress until it ends or is blocked')
+    .action(async function action(this: Command, name: string) {
+      const context = await openContext(surroundings, program.opts<GlobalOptions>());
+      end(await drain(context, name, this.opts<DrainOptions>()));
+    });
+  node
+    .command('forget')
+    .description('give up a node that never comes back: its partitions go to the others, what it holds is lost')
+    .argument('<node>', 'such as node-1')
+    .option('--accept-loss', 'needed, and so is --reason')
+    .option('--wait', 'show the progress until it ends or is blocked')
+    .action(async function action(this: Command, name: string) {
+      const context = await openContext(surroundings, program.opts<GlobalOptions>());
+      end(await forget(context, name, this.opts<ForgetOptions>()));
+    });
+  node
+    .command('activate')
+    .description('after a drain: the next operation gives it its share')
+    .argument('<node>', 'such as node-1')
+    .action(async (name: string) => {
+      end(await activate(await openContext(surroundings, program.opts<GlobalOptions>()), name));
+    });
   const cluster = program.command('cluster').description('clusters');
   cluster
     .command('show')

@@ -2,6 +2,7 @@
 
 import { formatPartitions } from '../../ring/partition.ts';
 import type { CertificatesAnswer, CertifiedMove, VerificationAnswer } from '../api-types.ts';
+import { lossLines } from './show.ts';
 import type { Terminal } from './terminal.ts';
 import { count, duration, plain, plural, shortId, table } from './text.ts';
 
@@ -77,15 +78,17 @@ export function verificationLines(progress: VerificationAnswer, terminal: Termin
 
 function clusterLines({ cluster }: VerificationAnswer): string[] {
   if (!cluster) return [];
-  const { nodes, version, epoch, problems, problemCount } = cluster;
+  const { nodes, version, epoch, problems, problemCount, losses = [] } = cluster;
   const at = `at epoch ${epoch}, version ${version}`;
   if (problemCount === 0)
     return [
       `  ${plural(nodes, 'node')}: all have folded and settled, partitions are open where they are owned, no move is open (${at})`,
+      ...lossLines(losses),
     ];
   return [
     `  ${plural(problemCount, 'thing')} not as the ring says (${at}):`,
     ...problems.map(({ node, move, what }) => plain(`  ${[node, move].filter(Boolean).join(', ') || 'ring'} ${what}`)),
+    ...lossLines(losses),
   ];
 }
 

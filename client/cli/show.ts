@@ -3,6 +3,8 @@
 import type { LimitName } from '../../ring/limits.ts';
 import { formatPartitions } from '../../ring/partition.ts';
 import type { MovePlan } from '../../ring/plan.ts';
+import type { Loss } from '../../ring/ring.ts';
+import type { Goal } from '../../workflows/messages.ts';
 import type {
   ClusterAnswer,
   LimitAnswer,
@@ -20,6 +22,9 @@ export function planLines(plan: MovePlan, terminal: Terminal): string[] {
   const changes = [
     ...(added.length > 0 ? [`  added:    ${added.join(', ')}`] : []),
     ...(removed.length > 0 ? [`  removed:  ${removed.join(', ')}`] : []),
+    ...(plan.forgets ? [`  forgotten: ${plan.forgets}, with all that it holds`] : []),
+    ...(plan.drains ? [`  drained:  ${plan.drains.join(', ')}`] : []),
+    ...(plan.activates ? [`  activated: ${plan.activates.join(', ')}`] : []),
     `  moves:    ${plural(plan.partitionsMoved, 'partition')} in ${plural(moves.length, 'move')}`,
   ];
   const rows = moves.map((move) => [move.n, move.from, move.to, formatPartitions(move.partitions), move.because]);
@@ -31,7 +36,11 @@ export function clusterLines(cluster: ClusterAnswer, terminal: Terminal): string
   const { freeze } = cluster;
   const held = freeze ? `frozen by operation ${shortId(freeze.operationId)}` : 'not frozen';
   const head = `${terminal.bold(cluster.clusterId)}: ${plural(cluster.nodes.length, 'node')}, ${plural(cluster.partitionCount, 'partition')}, epoch ${cluster.epoch}, version ${cluster.version}, ${held}`;
-  const rows = cluster.nodes.map(({ node, partitions, url }) => [node, partitions, url]);
+  const rows = cluster.nodes.map(({ node, partitions, url, drained }) => [
+    node,
+    partitions,
+    drained ? `${url} (drained)` : url,
+  ]);
   const moves = cluster.openMoves.map(({ move, state, from, to, partitions }) =>
     plain(`  ${move.split('/').at(-1)} ${state}: partitions ${formatPartitions(partitions)} from ${from} to ${to}`),
   );
@@ -39,6 +48,7 @@ export function clusterLines(cluster: ClusterAnswer, terminal: Terminal): string
     head,
     ...table(['NODE', 'PARTITIONS', 'URL'], rows),
     ...(moves.length > 0 ? ['open moves:', ...moves] : []),
+    ...lossLines(cluster.losses ?? []),
     ...(cluster.ringTrouble ? [`the ring may be old: ${plain(cluster.ringTrouble)}`] : []),
     ...(cluster.notUnderstood
       ? [
@@ -47,6 +57,13 @@ export function clusterLines(cluster: ClusterAnswer, terminal: Terminal): string
       : []),
     ...(cluster.temporal === 'unreachable' ? ['Temporal cannot be reached: what operations do is not known'] : []),
   ];
+}
+
+/** What somebody has accepted to be lost or different: told as long as the log is. */
+export function lossLines(losses: readonly Loss[]): string[] {
+  return losses.map(({ version, by, reason, what }) =>
+    plain(`  accepted by ${by} at version ${version} (${reason}): ${what}`),
+  );
 }
 
 export function ringLines(ring: RingAnswer, terminal: Terminal, now: number): string[] {
@@ -77,7 +94,12 @@ const took = ({ startedAt, endedAt }: { startedAt: string; endedAt: string | nul
 export function progressLines(progress: ProgressAnswer, terminal: Terminal, now: number): string[] {
   const { state, phase, from, to, partitionsToMove } = progress;
   const when = progress.endedAt ? `ended ${ago(progress.endedAt, now)}` : `started ${ago(progress.startedAt, now)}`;
-  const size = from > 0 ? `${from} → ${to} nodes` : `to ${plural(to, 'node')}`;
+  const size =
+    progress.goal && progress.goal.kind !== 'scale'
+      ? goalText(progress.goal)
+      : from > 0
+        ? `${from} → ${to} nodes`
+        : `to ${plural(to, 'node')}`;
   const doing = phase && progress.endedAt === null ? `, ${phase}` : '';
   const reason = progress.reason ? ` (${plain(progress.reason)})` : '';
   return [
@@ -92,6 +114,13 @@ export function progressLines(progress: ProgressAnswer, terminal: Terminal, now:
     ...attention(progress),
   ];
 }
+
+const goalText = (goal: Exclude<Goal, { kind: 'scale' }>): string =>
+  goal.kind === 'forget'
+    ? `${plain(goal.node)} is forgotten`
+    : goal.kind === 'drain'
+      ? `drain of ${plain(goal.node)}`
+      : `undo of ${shortId(goal.operation)}`;
 
 /** Of a move whose copy runs. */
 function copyLines({ n, from, to, copy }: ProgressAnswer['moves'][number]): string[] {
@@ -115,7 +144,11 @@ export function endLines(progress: ProgressAnswer, terminal: Terminal): string[]
 
 function attention({ blockedOn, nextAction }: ProgressAnswer): string[] {
   return [
-    ...(blockedOn ? [`  blocked on ${blockedOn.code}: ${plain(blockedOn.message)} (${blockedOn.phase})`] : []),
+    ...(blockedOn
+      ? [
+          `  blocked on ${blockedOn.code}${blockedOn.threshold ? ` after ${blockedOn.threshold}` : ''}: ${plain(blockedOn.message)} (${blockedOn.phase})`,
+        ]
+      : []),
     ...(nextAction ? [`  next: ${plain(nextAction)}`] : []),
   ];
 }

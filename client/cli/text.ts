@@ -67,6 +67,12 @@ export function describeEvent(event: RingEvent): string {
       return `node joined: ${event.node} at ${event.url}`;
     case 'node left':
       return `node left: ${event.node}`;
+    case 'node forgotten':
+      return `node forgotten: ${event.node}; ${event.by} has accepted the loss of what it held (${event.reason}); its partitions go to ${event.to.map(({ node, partitions }) => `${node}: ${formatPartitions(partitions)}`).join(', ') || 'nobody'}`;
+    case 'node drained':
+      return `node drained: ${event.node} is given nothing until it is activated`;
+    case 'node activated':
+      return `node activated: ${event.node}`;
     case 'ring frozen':
       return `ring frozen by operation ${shortId(event.operationId)} (holder ${event.holder})`;
     case 'freeze taken over':
@@ -82,6 +88,10 @@ export function describeEvent(event: RingEvent): string {
     case 'move aborted':
       return `${moveName(event.move)} aborted: ${event.because}`;
     case 'move completed':
+      if (event.accepted) {
+        const { by, reason, difference } = event.accepted;
+        return `${moveName(event.move)} completed without certificate: ${by} has accepted that its sides differ (${reason}): ${difference}`;
+      }
       return `${moveName(event.move)} completed, ${event.certificate ? `${plural(event.certificate.jobs, 'job')} certified` : 'without certificate'}`;
     case 'limits set':
       return `limits set: ${Object.entries(event.change)

@@ -16,7 +16,7 @@ const SILENCE_MAX_MS = 60_000;
 const BLOCKED_MAX_MS = 60_000;
 /** Without any change in its progress, and not blocked: it hangs, and the demo keeps what tells why. Longer than an activity's lost attempt (3 min) and its retry. */
 const STILL_MAX_MS = 300_000;
-const ended = new Set<OperationProgress['state']>(['completed', 'cancelled', 'failed', 'nothing to do']);
+const ended = new Set<OperationProgress['state']>(['completed', 'cancelled', 'undone', 'failed', 'nothing to do']);
 
 interface Watching {
   readonly signal: AbortSignal;

@@ -19,6 +19,11 @@ export const refusalOfState: Readonly<Record<string, string>> = {
   RM005: 'NODE_IMPORT_MISSING',
 };
 
+/** Those of a process that was the node, or stood in for it; by who takes its place. */
+export const endNodeSessions = `
+  SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+  WHERE application_name = 'ringmaster node' AND datname = current_database() AND pid <> pg_backend_pid()`;
+
 export const selectStates = 'SELECT partition, state, token::text, move FROM ringmaster.partitions ORDER BY partition';
 
 export const setSettled = 'UPDATE ringmaster.node SET settled_version = $1 WHERE settled_version < $1';

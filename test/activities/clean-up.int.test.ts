@@ -7,6 +7,7 @@ import { pino } from 'pino';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import type { ActivityDeps } from '../../activities/deps.ts';
 import { createMoveActivities } from '../../activities/move.ts';
+import type { Acceptance } from '../../activities/types.ts';
 import type { RingEvent } from '../../ring/events.ts';
 import { addJobs, CLUSTER, createFixture, type Fixture, pendingAt } from '../jobsdb/move-fixture.ts';
 import { damage, handOverMove, importedTable } from '../jobsdb/moved.ts';
@@ -23,7 +24,7 @@ beforeEach(async () => {
 });
 afterEach(() => f.close());
 
-const cleanUp = async (): Promise<void> => {
+const cleanUp = async (more: { readonly accept?: Acceptance } = {}): Promise<void> => {
   const { a, b } = f;
   const activities = createMoveActivities({
     ringStore: f.store,
@@ -31,7 +32,7 @@ const cleanUp = async (): Promise<void> => {
     endpointsOf: async (node: string) => ({ database: (node === 'a' ? a : b).database.address }),
     actor: 'worker',
     log: pino({ level: 'silent' }),
-    limits: { settleWithinMs: 5_000, pollEveryMs: 10 },
+    limits: { settleWithinMs: 5_000, pollEveryMs: 10, standInAfterMs: 500, lostAfterMs: 1_000, caretakerIdleMs: 1_000 },
   } as unknown as ActivityDeps);
   const asking = { clusterId: CLUSTER, operationId: 'op', reason: 'a test', holder: 1, askedBy: 'ada' };
   await new MockActivityEnvironment().run(activities.cleanUp, {
@@ -40,6 +41,7 @@ const cleanUp = async (): Promise<void> => {
     from: 'a',
     to: 'b',
     partitions: [0],
+    ...more,
   });
 };
 const completions = async (): Promise<Extract<RingEvent, { type: 'move completed' }>[]> =>
@@ -79,4 +81,26 @@ test('where a row differs the move stays open and everything stays where it is; 
   );
   await cleanUp();
   expect(await completions()).toHaveLength(1);
+});
+
+test('a difference that is accepted ends the move without a certificate; who, why and what differs stands in the log, and the ring tells it from then on', async () => {
+  await damage(f.b, MOVE, 'one payload byte');
+  await cleanUp({ accept: { by: 'ada', reason: 'a test event' } });
+  const [completed] = await completions();
+  expect(completed!.certificate).toBeUndefined();
+  expect(completed!.accepted).toMatchObject({ by: 'ada', reason: 'a test event' });
+  expect(completed!.accepted!.difference).toMatch(/gw/);
+  const ring = await f.ring();
+  expect(ring.moves).toEqual([]);
+  expect(ring.losses).toMatchObject([{ kind: 'difference', move: MOVE, by: 'ada', version: ring.version }]);
+  await cleanUp();
+  expect(await completions()).toHaveLength(1);
+});
+
+test('what was accepted and does not differ (any more) is certified as any other move', async () => {
+  await cleanUp({ accept: { by: 'ada', reason: 'to be sure' } });
+  const [completed] = await completions();
+  expect(completed!.certificate).toMatchObject({ jobs: 10 });
+  expect(completed!.accepted).toBeUndefined();
+  expect((await f.ring()).losses).toEqual([]);
 });

@@ -26,7 +26,7 @@ const deps = () =>
     },
     actor: 'worker',
     log: pino({ level: 'silent' }),
-    limits: { settleWithinMs: 5_000, pollEveryMs: 10 },
+    limits: { settleWithinMs: 5_000, pollEveryMs: 10, standInAfterMs: 500, lostAfterMs: 1_000, caretakerIdleMs: 1_000 },
   }) as unknown as ActivityDeps;
 
 beforeEach(async () => {

@@ -5,7 +5,13 @@ import { waitSettled } from '../../activities/node-status.ts';
 import type { NodeControl, NodeStatus } from '../../dataplane/contract.ts';
 
 const VERSION = 7;
-const limits = { settleWithinMs: 200, pollEveryMs: 20 };
+const limits = {
+  settleWithinMs: 200,
+  pollEveryMs: 20,
+  standInAfterMs: 500,
+  lostAfterMs: 1_000,
+  caretakerIdleMs: 1_000,
+};
 const base: NodeStatus = {
   node: 'node-0',
   databaseId: 'd',

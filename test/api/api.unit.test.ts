@@ -6,7 +6,7 @@ import { CodedError } from '../../kit/errors.ts';
 import type { RingCommand } from '../../ring/decide.ts';
 import type { Ring } from '../../ring/ring.ts';
 import { createMemoryRingStore, type MemoryRingStore } from '../../ringstore/memory.ts';
-import { decideAndAppend } from '../../ringstore/ringstore.ts';
+import { decideAndAppend, readRing } from '../../ringstore/ringstore.ts';
 import { certificateFor } from '../support/certificate.ts';
 import { FakeOperations, FakeVerifications } from './fakes.ts';
 
@@ -98,8 +98,8 @@ describe('looking at a cluster', () => {
       ringTrouble: null,
     });
     expect(body.nodes).toEqual([
-      { node: 'node-0', url: 'http://node-0', partitions: 4 },
-      { node: 'node-1', url: 'http://node-1', partitions: 4 },
+      { node: 'node-0', url: 'http://node-0', partitions: 4, drained: false },
+      { node: 'node-1', url: 'http://node-1', partitions: 4, drained: false },
     ]);
   });
 
@@ -398,6 +398,105 @@ describe('steering an operation', () => {
     });
     expect((await call('POST', path)).status).toBe(200);
     expect(operations.requests[0]).toEqual({ action, operationId, request: { reason: 'lunch', actor: 'anna' } });
+  });
+
+  test('a difference is accepted with a reason only, and only by retry', async () => {
+    const { operationId } = (await scale({ targetNodes: 3 })).body;
+    const retry = (body: object, action = 'retry') =>
+      call('POST', `/clusters/demo/operations/${operationId}/${action}`, body);
+    expect(await retry({ acceptDifference: true })).toMatchObject({
+      status: 400,
+      body: { code: 'BODY_INVALID', message: 'reason: is needed where a difference is accepted' },
+    });
+    expect((await retry({ acceptDifference: true, reason: 'x' }, 'resume')).status).toBe(400);
+    expect((await retry({ acceptDifference: true, reason: 'x', actor: 'anna' })).status).toBe(200);
+    expect(operations.requests).toEqual([
+      { action: 'retry', operationId, request: { acceptDifference: true, reason: 'x', actor: 'anna' } },
+    ]);
+  });
+
+  describe('undo', () => {
+    const undo = (operation: string, body: object = {}) =>
+      call('POST', `/clusters/demo/operations/${operation}/undo`, body);
+    /** An operation, by the log, that moves partition 0 to node-1. */
+    async function moved(operation: string): Promise<void> {
+      const own = { actor: 'worker', reason: 'to see', operation };
+      const append = (command: RingCommand) => decideAndAppend(store, 'demo', command, own);
+      const { ring } = await append({
+        type: 'freeze',
+        by: { operationId: operation, workflowId: 'w', runId: operation },
+      });
+      const holder = ring.freeze!.holder;
+      const move = `${operation}/move-1.1`;
+      await append({ type: 'start move', holder, move, from: 'node-0', to: 'node-1', partitions: [0] });
+      const claimed = await append({ type: 'claim move', holder, move, attempt: 'x' });
+      const proof = { jobsPending: 0, jobsCopied: 0, prefixes: [] };
+      const over = await append({ type: 'hand over', move, token: claimed.ring.version, proof });
+      await append({ type: 'complete move', move, certificate: certificateFor(over.ring, move) });
+      await append({ type: 'unfreeze', holder });
+    }
+
+    test('of one that runs stops it', async () => {
+      const { operationId } = (await scale({ targetNodes: 3 })).body;
+      expect(await undo(operationId.slice(0, 6), { reason: 'a mistake', actor: 'anna' })).toMatchObject({
+        status: 200,
+        body: { result: 'undoing', progress: { operationId, state: 'undoing' } },
+      });
+      expect(operations.requests).toEqual([
+        { action: 'undo', operationId, request: { reason: 'a mistake', actor: 'anna' } },
+      ]);
+    });
+
+    test('of one that has ended is planned from the log, and is an operation of its own', async () => {
+      await moved('0b5e7');
+      const planned = await undo('0b5', { dryRun: true });
+      expect(planned).toMatchObject({
+        status: 200,
+        body: { result: 'plan', underWay: false, plan: { moves: [{ from: 'node-1', to: 'node-0', partitions: [0] }] } },
+      });
+      expect(operations.operations).toHaveLength(0);
+      expect((await undo('0b5', { planHash: '0123456789abcdef' })).body.code).toBe('PLAN_CHANGED');
+      const started = await undo('0b5', { planHash: planned.body.plan.hash, reason: 'a mistake' });
+      expect(started).toMatchObject({ status: 202, body: { result: 'started' } });
+      expect(operations.operations[0]?.input).toMatchObject({
+        clusterId: 'demo',
+        goal: { kind: 'undo', operation: '0b5e7' },
+        reason: 'a mistake',
+      });
+      expect((await undo('0b5')).body.code).toBe('OPERATION_RUNNING');
+    });
+
+    test('of one whose partitions have moved on says what is undone first', async () => {
+      await moved('0b5e7');
+      await decideAndAppend(
+        store,
+        'demo',
+        { type: 'freeze', by: { operationId: '1', workflowId: 'w', runId: '1' } },
+        by,
+      );
+      const ring = (await readRing(store, 'demo')).freeze!;
+      const later = { actor: 'worker', reason: 'later', operation: '1c' };
+      const move = '1c/move-1.1';
+      const holder = ring.holder;
+      const append = (command: RingCommand) => decideAndAppend(store, 'demo', command, later);
+      await append({ type: 'join node', holder, facts: node(2) });
+      await append({ type: 'start move', holder, move, from: 'node-1', to: 'node-2', partitions: [0] });
+      const { ring: claimed } = await append({ type: 'claim move', holder, move, attempt: 'x' });
+      const proof = { jobsPending: 0, jobsCopied: 0, prefixes: [] };
+      await append({ type: 'hand over', move, token: claimed.version, proof });
+      expect(await undo('0b5')).toMatchObject({
+        status: 409,
+        body: { code: 'UNDO_OUT_OF_ORDER', message: expect.stringContaining('Undo first, in this order: 1c') },
+      });
+    });
+
+    test('of what moved nothing there is nothing to do; of what nobody knows it is refused', async () => {
+      const { operationId } = (await scale({ targetNodes: 3 })).body;
+      operations.operations[0]!.progress = { ...operations.operations[0]!.progress, endedAt: 'now' };
+      expect(await undo(operationId)).toMatchObject({ status: 200, body: { result: 'nothing to do' } });
+      expect(await undo('abc')).toMatchObject({ status: 404, body: { code: 'OPERATION_UNKNOWN' } });
+      expect((await undo(operationId, { why: 1 })).status).toBe(400);
+    });
   });
 
   test('what is unknown or over is refused', async () => {

@@ -84,6 +84,7 @@ export class FakeOperations implements OperationsClient {
   resume = this.#steer('resume', { state: 'running' });
   retry = this.#steer('retry', { state: 'running', blockedOn: null });
   cancel = this.#steer('cancel', { state: 'cancelling' });
+  undo = this.#steer('undo', { state: 'undoing' });
 
   async reachable(): Promise<boolean> {
     return this.down === null;

@@ -500,6 +500,103 @@ describe('looking and steering', () => {
     });
   });
 
+  test('retry --accept-difference needs a reason, and passes it on', async () => {
+    await ringmaster('scale --to 3');
+    const { operationId } = operations.operations[0]!.progress;
+    expect(await ringmaster(`retry ${operationId} --accept-difference`)).toMatchObject({
+      code: 2,
+      err: expect.stringMatching(/^USAGE: --accept-difference needs --reason/),
+    });
+    expect((await ringmaster(`cancel ${operationId} --accept-difference`)).code).toBe(2);
+    expect((await ringmaster(`retry ${operationId} --accept-difference --reason "a test event"`)).code).toBe(0);
+    expect(operations.requests).toEqual([
+      { action: 'retry', operationId, request: { actor: 'anna', reason: 'a test event', acceptDifference: true } },
+    ]);
+  });
+
+  test('undo of an operation that runs asks a person first, and stops it', async () => {
+    await ringmaster('scale --to 3');
+    const { operationId } = operations.operations[0]!.progress;
+    const { code, out } = await ringmaster(`undo ${operationId.slice(0, 5)} --reason "a mistake"`);
+    expect(code).toBe(0);
+    expect(out).toMatch(/^operation [0-9a-f-]{13} is being undone\n {2}look again: {2}ringmaster status --watch\n/);
+    expect(operations.requests).toEqual([
+      { action: 'undo', operationId, request: { actor: 'anna', reason: 'a mistake' } },
+    ]);
+    expect(await ringmaster('undo zz')).toMatchObject({ code: 1, err: expect.stringMatching(/^OPERATION_UNKNOWN: /) });
+  });
+
+  test('what somebody has accepted to be different is told by status and log', async () => {
+    const append = (command: RingCommand) => decideAndAppend(store, 'demo', command, by);
+    await append({ type: 'freeze', by: { operationId: 'op', workflowId: 'w', runId: 'r' } });
+    await append({ type: 'start move', holder: 1, move: 'op/move-1.1', from: 'node-0', to: 'node-1', partitions: [0] });
+    const { ring } = await append({ type: 'claim move', holder: 1, move: 'op/move-1.1', attempt: 'x' });
+    const proof = { jobsPending: 1, jobsCopied: 1, prefixes: [{ prefix: 'gw', pending: 1, digest: '7' }] };
+    await append({ type: 'hand over', move: 'op/move-1.1', token: ring.version, proof });
+    const accepted = { by: 'ada', reason: 'one test event', difference: 'gw: 1 against 0' };
+    await append({ type: 'accept difference', move: 'op/move-1.1', accepted });
+    expect((await ringmaster('status')).out).toContain(
+      'accepted by ada at version 6 (one test event): gw: 1 against 0',
+    );
+    expect((await ringmaster('log')).out).toContain(
+      'move-1.1 completed without certificate: ada has accepted that its sides differ (one test event): gw: 1 against 0',
+    );
+  });
+
+  test('node drain starts an operation, node activate is an event of the log; status and log show both', async () => {
+    expect((await ringmaster('node drain node-1 --dry-run')).out).toMatch(
+      /drained: {2}node-1\n[\s\S]*node-1 is drained/,
+    );
+    expect(operations.operations).toHaveLength(0);
+    const { code, out } = await ringmaster('node drain node-1 --reason "a slow disk"');
+    expect(code).toBe(0);
+    expect(out).toMatch(/^operation [0-9a-f-]{36} started, which drains node-1\n/);
+    expect(operations.operations[0]?.input).toMatchObject({
+      goal: { kind: 'drain', node: 'node-1' },
+      reason: 'a slow disk',
+    });
+    expect(await ringmaster('node drain node-9 --dry-run')).toMatchObject({
+      code: 1,
+      err: expect.stringMatching(/^NODE_UNKNOWN/),
+    });
+    await decideAndAppend(
+      store,
+      'demo',
+      { type: 'freeze', by: { operationId: 'op', workflowId: 'w', runId: 'r' } },
+      by,
+    );
+    await decideAndAppend(store, 'demo', { type: 'drain node', holder: 1, node: 'node-1' }, by);
+    expect((await ringmaster('status')).out).toMatch(/node-1 .*\(drained\)/);
+    expect((await ringmaster('node activate node-1')).out).toBe(
+      'node-1 is active: the next operation gives it its share\n',
+    );
+    expect((await ringmaster('log')).out).toMatch(
+      /node drained: node-1 is given nothing[\s\S]*node activated: node-1 {2}\[anna\]/,
+    );
+  });
+
+  test('node forget needs the acceptance and a reason, and asks a person for the name', async () => {
+    for (const line of ['node forget node-1', 'node forget node-1 --accept-loss', 'node forget node-1 --reason x'])
+      expect(await ringmaster(line)).toMatchObject({
+        code: 2,
+        err: expect.stringMatching(/^USAGE: what node-1 holds would be lost/),
+      });
+    const asked = await ringmaster('node forget node-1 --accept-loss --reason x', { answers: ['yes'] });
+    expect(asked).toMatchObject({
+      code: 1,
+      asked: [expect.stringContaining('All that node-1 holds is lost for ever')],
+    });
+    expect(operations.operations).toHaveLength(0);
+    expect(
+      (await ringmaster('node forget node-1 --accept-loss --reason "its disk burnt"', { answers: ['node-1'] })).code,
+    ).toBe(0);
+    expect(operations.operations[0]?.input).toMatchObject({
+      goal: { kind: 'forget', node: 'node-1', acceptLoss: true },
+      reason: 'its disk burnt',
+      actor: 'anna',
+    });
+  });
+
   test('the log is shown, and followed until Ctrl-C', async () => {
     expect((await ringmaster('log')).out).toMatch(
       /^ {4}1 {2}.*ring made: 8 partitions on node-0, node-1 {2}\[test: to see\]\n$/,

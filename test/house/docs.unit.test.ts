@@ -8,6 +8,8 @@ import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
 import { defaultLimits, limitVariable } from '../../node/config.ts';
 import { routerLimits } from '../../router/limits.ts';
+import { actions, actionTable } from '../../workflows/actions.ts';
+import { nextActionFor } from '../../workflows/next-action.ts';
 
 const PROJECT = fileURLToPath(new URL('../..', import.meta.url));
 const read = (file: string): string => readFileSync(path.join(PROJECT, file), 'utf8');
@@ -38,9 +40,9 @@ const sourceFiles = FOLDERS.flatMap((folder) =>
 const source = new Map(sourceFiles.map((file) => [file, read(file)]));
 const allSource = [...source.values()].join('\n');
 
-const [errors, limits, api, commands] = ['errors', 'limits', 'api', 'commands'].map((name) =>
+const [errors, limits, api, commands, operations] = ['errors', 'limits', 'api', 'commands', 'operations'].map((name) =>
   read(`docs/${name}.md`),
-) as [string, string, string, string];
+) as [string, string, string, string, string];
 
 /** The first group of every match. */
 const allOf = (text: string, pattern: RegExp): string[] => [...text.matchAll(pattern)].map((match) => match[1]!);
@@ -253,6 +255,31 @@ describe('docs/api.md', () => {
   });
 });
 
+describe('docs/operations.md', () => {
+  const cells = (line: string): string[] =>
+    allOf(line, /\| ([^|]+?) (?=\|)/g).map((cell) => cell.replace(/^[`*]|[`*]$/g, ''));
+  const linesOf = (title: string): string[][] =>
+    between(operations, `## ${title}\n`, '\n## ')
+      .split('\n')
+      .filter((line) => line.startsWith('| '))
+      .slice(1)
+      .map(cells);
+
+  test('has the table state × action as the workflow has it', () => {
+    const wanted = Object.entries(actionTable).map(([state, row]) => [state, ...actions.map((action) => row[action])]);
+    expect(linesOf('What can be done in which state')).toEqual(wanted);
+  });
+
+  test('has every code that an operation can be blocked on, and the command that goes on from there', () => {
+    const codes = [...rowsOf(between(errors, '## All codes', '\n## '))].flatMap(([code, row]) =>
+      row.split(' | ')[1]?.includes('blocked') ? [code] : [],
+    );
+    expect(linesOf('Blocked: what goes on from there')).toEqual(
+      codes.map((code) => [code, nextActionFor(code, '<operation>')]),
+    );
+  });
+});
+
 describe('docs/commands.md', () => {
   test('has every npm script, and no other', () => {
     const { scripts } = JSON.parse(read('package.json')) as { scripts: Record<string, string> };
@@ -279,7 +306,9 @@ describe('docs/commands.md', () => {
     const section = between(`${commands}\n## `, '## ringmaster\n', '\n## ');
     const named = allOf(read('client/cli/program.ts'), /\.command\('(\w+)'\)/g);
     const steering = allOf(between(read('client/cli/commands/steer.ts'), 'const steering = {', '}'), /^\s*(\w+):/gm);
-    const told = allOf(section, /^\| `([a-z ]+?)[ `]/gm).concat(['show', 'get', 'set', 'repair']);
+    const told = allOf(section, /^\| `([a-z ]+?)[ `]/gm).concat(
+      allOf(section, /^\| `(?:cluster|limits|node|ring) ([a-z]+)/gm),
+    );
     expect(missing([...named, ...steering], told)).toEqual([]);
   });
 

@@ -135,8 +135,8 @@ export const guards: readonly Guard[] = [
     {
       name: 'a node derives nothing from a log that it does not understand',
       because: 'what it does not know may have changed who owns what',
-      find: 'if (ring.notUnderstood.length === 0) await this.#reconcile(ring, last, gained);',
-      replace: 'if (ring.notUnderstood.length >= 0) await this.#reconcile(ring, last, gained);',
+      find: 'if (ring.notUnderstood.length > 0) {',
+      replace: 'if (ring.notUnderstood.length < 0) {',
       only: 'one that starts then serves what its rows say',
     },
   ]),
@@ -167,6 +167,91 @@ export const guards: readonly Guard[] = [
   ]),
 
   // ---- the ring: who may do what, decided on the log
+
+  ...of('ring/decide.ts', 'test/ring/decide.unit.test.ts', [
+    {
+      name: 'a difference is accepted by somebody, for a reason',
+      because: 'what is given up is told in every later report, with who and why',
+      find: "if (by === '' || reason.trim() === '')",
+      replace: "if (by === 'nobody')",
+      only: 'is completed where somebody accepts the difference',
+    },
+  ]),
+  ...of('ring/decide.ts', 'test/ring/drain.unit.test.ts', [
+    {
+      name: 'a drained node is given nothing',
+      because: 'a node out of service, or half dead, must not become an owner',
+      find: "if (isDrained(ring, to)) refuse('NODE_DRAINED'",
+      replace: "if (to === '') refuse('NODE_DRAINED'",
+      only: 'stays a member, with what it has until that is moved away, and is given nothing',
+    },
+    {
+      name: 'the last node that takes partitions is not drained',
+      because: 'R6: somebody has to take what the others give',
+      find: 'if (!ring.nodes.some(({ node }) => node !== leaving && !isDrained(ring, node)))',
+      replace: 'if (ring.nodes.length === 0)',
+      only: 'leaves others that take what it had',
+    },
+  ]),
+  ...of('ring/undo.ts', 'test/ring/undo.unit.test.ts', [
+    {
+      name: 'what later operations have moved on is not moved back over their heads',
+      because: 'P4: an undo takes back its own operation, and nothing of another',
+      find: 'if (movedOn.length > 0) refuse(',
+      replace: 'if (movedOn.length < 0) refuse(',
+      only: 'is refused where a later operation has moved a partition on',
+    },
+    {
+      name: 'a node that owns something of a later operation is not removed by an undo',
+      because: 'P5: nothing is removed while it holds data',
+      find: '!added.includes(node) || owned(node) > 0)',
+      replace: '!added.includes(node))',
+      only: 'a node that it added and that owns something of a later operation stays',
+    },
+    {
+      name: 'an undo removes the highest nodes only',
+      because: 'a StatefulSet drops its highest ordinals: another node would go instead',
+      find: 'added.filter((node) => !staying.includes(node) && ordinalOf(node) > highestStaying)',
+      replace: 'added.filter((node) => !staying.includes(node))',
+      only: 'a node below another that a later operation added stays',
+    },
+  ]),
+  ...of('workflows/operation.ts', 'test/workflows/accept-difference.int.test.ts', [
+    {
+      name: 'an accepted difference is about one move',
+      because: 'nothing else is accepted, and nothing in silence',
+      find: 'if (this.#accepted?.move !== move) return {};',
+      replace: 'if (!this.#accepted) return {};',
+      only: 'with an accepted difference the move is completed without certificate',
+    },
+  ]),
+  ...of('activities/pods.ts', 'test/workflows/half-dead.int.test.ts', [
+    {
+      name: 'a node that answers is not forgotten',
+      because: 'P1: what it holds is not lost',
+      find: '        if (alive) {\n',
+      replace: '        if (!alive) {\n',
+      only: 'a node whose database answers is not forgotten',
+    },
+  ]),
+  ...of('node/steward.ts', 'test/workflows/half-dead.int.test.ts', [
+    {
+      name: 'what is stale is put away before a partition is owned without a move',
+      because: 'S4: pending rows of a partition that was given away are gone before it can be owned again',
+      find: 'if (unprepared.length > 0 && isMember(ring, this.#session.node))',
+      replace: 'if (unprepared.length < 0 && isMember(ring, this.#session.node))',
+      only: 'what is stale at a node is put away before it becomes the owner without a move',
+    },
+  ]),
+  ...of('activities/caretakers.ts', 'test/workflows/half-dead.int.test.ts', [
+    {
+      name: 'a node of which nothing answers blocks by name',
+      because: 'P4, P5: nothing is skipped in silence, and what is at risk is told',
+      find: 'else if (silentMs >= deps.limits.lostAfterMs) throw',
+      replace: 'else if (silentMs < 0) throw',
+      only: 'its database gone too the operation is blocked',
+    },
+  ]),
 
   ...of('jobsdb/throttle.ts', 'test/jobsdb/throttle.unit.test.ts', [
     {

@@ -477,7 +477,13 @@ describe('the orchestrator', () => {
       assertNothingPending: look,
       actor: 'test',
       log,
-      limits: { settleWithinMs: 1_000, pollEveryMs: 10 },
+      limits: {
+        settleWithinMs: 1_000,
+        pollEveryMs: 10,
+        standInAfterMs: 500,
+        lostAfterMs: 1_000,
+        caretakerIdleMs: 1_000,
+      },
     } as unknown as PodDeps);
     return run(pods.removeNode, { ...asking, holder: 1, ...input });
   }

@@ -174,6 +174,13 @@ describe('what is done next', () => {
       says: ['Synced=False ChangeOfMind'],
     },
     {
+      name: 'one that is being undone is neither the wish nor stopped again',
+      given: { operation: operation({ to: 3, state: 'undoing' }) },
+      does: 'none',
+      decided: false,
+      says: ['Synced=False ChangeOfMind'],
+    },
+    {
       name: 'after its end the newest generation starts',
       given: {
         operation: operation({ to: 5, state: 'cancelled' }),
@@ -459,6 +466,7 @@ describe('the status', () => {
     ['running', ring(2), operation()],
     ['paused', ring(2), operation({ state: 'paused' })],
     ['cancelling', ring(2), operation({ state: 'cancelling' })],
+    ['cancelling', ring(2), operation({ state: 'undoing' })],
     ['blocked', null, operation({ state: 'blocked' })],
     ['steady', ring(2), operation({ state: 'completed' })],
     ['steady', ring(2), null],

@@ -139,6 +139,26 @@ describe('a move', () => {
     });
     test('is not completed without a certificate, which older versions did', () =>
       complete(undefined as unknown as MoveCertificate).thenRefused('CERTIFICATE_MISMATCH'));
+    test('is completed where somebody accepts the difference and says who and why; it is told from then on', () => {
+      const accepted = { by: 'ada', reason: 'a test event', difference: 'gw: 5 against 4' };
+      const accept = (some: Partial<typeof accepted> = {}) =>
+        given(over()).when({ type: 'accept difference', move: 'm1', accepted: { ...accepted, ...some } });
+      const ring = accept().thenDrawn('e2 {a b} [b a b b] frozen:run-1#1');
+      expect(ring.losses).toEqual([
+        {
+          version: ring.version,
+          kind: 'difference',
+          move: 'm1',
+          by: 'ada',
+          reason: 'a test event',
+          what: 'gw: 5 against 4',
+        },
+      ]);
+      given(ring).when({ type: 'accept difference', move: 'm1', accepted }).thenNothing();
+      accept({ reason: ' ' }).thenRefused('REASON_NEEDED');
+      accept({ by: '' }).thenRefused('REASON_NEEDED');
+      given(claimed()).when({ type: 'accept difference', move: 'm1', accepted }).thenRefused('MOVE_INVALID');
+    });
     test('is not completed with a certificate of another hand-over', () =>
       complete({ ...fitting(), handedOverAt: 3 }).thenRefused('CERTIFICATE_MISMATCH'));
     test('is not completed with other numbers than were proven', () => {

@@ -39,7 +39,12 @@ describe('a move', () => {
       world.cutOver = () => aborted('QUIESCE_TIMEOUT');
       const operation = await start({ targetNodes: 2, partitionsPerMoveMax: 8 });
       const blocked = await shows(operation, 'blocked', ({ state }) => state === 'blocked');
-      expect(blocked.blockedOn).toMatchObject({ code: 'QUIESCE_TIMEOUT', phase: 'move partitions', move: 'move-1' });
+      expect(blocked.blockedOn).toMatchObject({
+        code: 'QUIESCE_TIMEOUT',
+        threshold: '3 tries',
+        phase: 'move partitions',
+        move: 'move-1',
+      });
       expect(blocked.moves[0]).toMatchObject({
         state: 'waiting',
         tries: 3,
@@ -77,6 +82,7 @@ describe('a move', () => {
       const operation = await start({ targetNodes: 2, partitionsPerMoveMax: 8 });
       const blocked = await shows(operation, 'blocked', ({ state }) => state === 'blocked');
       expect(blocked.blockedOn).toMatchObject({ code: 'NODE_OTHER_DATABASE', move: 'move-1' });
+      expect(blocked.blockedOn).not.toHaveProperty('threshold');
       expect(blocked.moves[0]?.tries).toBe(1);
       expect((await world.ring()).moves).toEqual([]);
       await operation.executeUpdate(cancelUpdate, { args: [{}] });

@@ -71,7 +71,13 @@ async function scaleDown(
       holders: { endOf: async ({ operationId }) => (operationId === 'op' ? 'it was the fixture' : null) },
       actor: 'worker@test',
       log: pino({ level: 'silent' }),
-      limits: { settleWithinMs: 10_000, pollEveryMs: 10 },
+      limits: {
+        settleWithinMs: 10_000,
+        pollEveryMs: 10,
+        standInAfterMs: 500,
+        lostAfterMs: 1_000,
+        caretakerIdleMs: 1_000,
+      },
     } satisfies ActivityDeps);
     const taskQueue = `trouble-${randomUUID().slice(0, 8)}`;
     const worker = await Worker.create({

@@ -58,6 +58,8 @@ export class World {
   /** Decides how a cut-over ends; default: handed over. */
   cutOver: (input: MoveActivityInput) => CutOverResult | 'hand over' | Promise<CutOverResult | 'hand over'> = () =>
     'hand over';
+  /** Whether source and target of a move are not the same once it is handed over. */
+  differs: (move: string) => boolean = () => false;
   /** Compares for some seconds. */
   compare: (input: CompareMovesInput) => CompareSlice | Promise<CompareSlice> = () => {
     throw new Error('not in these tests');
@@ -157,7 +159,7 @@ export class World {
       holders: { endOf: (holder: Parameters<Holders['endOf']>[0]) => this.holders.endOf(holder) },
       actor: 'worker@test',
       log,
-      limits: { settleWithinMs: 300, pollEveryMs: 10 },
+      limits: { settleWithinMs: 300, pollEveryMs: 10, standInAfterMs: 500, lostAfterMs: 1_000, caretakerIdleMs: 1_000 },
     };
     const all: AllActivities = {
       ...createRingActivities(deps),
@@ -200,7 +202,13 @@ export class World {
         await this.append({ type: 'hand over', move: input.move, token, proof });
         return { result: 'handed over', jobsMoved: 10, jobsCopied: 12 };
       },
-      cleanUp: async ({ move }) => {
+      cleanUp: async ({ move, accept }) => {
+        if (this.differs(move)) {
+          if (!accept) throw refusal('CERTIFICATE_MISMATCH', `${move}: gw: 10 jobs at the source, 9 at the target`);
+          const accepted = { ...accept, difference: 'gw: 10 jobs at the source, 9 at the target' };
+          await this.append({ type: 'accept difference', move, accepted });
+          return;
+        }
         const certificate = certificateFor(await this.ring(), move);
         await this.append({ type: 'complete move', move, certificate });
       },
