@@ -376,12 +376,13 @@ describe('an aborted move', () => {
     const command = await f.begin('op/move-1.1', f.a, f.b, [0]);
     await f.copyJob(command, f.a, f.b);
     const { pool } = f.b.session;
-    const connect = pool.connect.bind(pool);
+    const connect = pool.connect.bind(pool) as (...args: unknown[]) => unknown;
     let refused = 0;
-    pool.connect = (async () => {
-      if (refused === 2) return connect();
+    // A single query of the pool connects by a callback: that is the copy of the log being kept, which is not what is tried here.
+    pool.connect = ((...args: unknown[]) => {
+      if (refused === 2 || args.length > 0) return connect(...args);
       refused += 1;
-      throw new Error('connect ECONNREFUSED');
+      return Promise.reject(new Error('connect ECONNREFUSED'));
     }) as typeof pool.connect;
     await f.append({ type: 'abort move', move: command.move, because: 'test' });
     const { version } = await f.ring();
