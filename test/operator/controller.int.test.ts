@@ -439,6 +439,8 @@ describe.skipIf(kubeMissing() !== null)('the operator', () => {
 
   test('old volumes of nodes that left are deleted; not young ones, those in use, or those of members', async () => {
     const cluster = await newCluster({ spec: { nodes: 1, deleteVolumesAfter: '168h' }, ringNodes: 1 });
+    const accounts = async () => await kubectl('get', 'serviceaccounts', '-n', cluster.id, '-o', 'name');
+    await until(async () => (await accounts()).includes('/default'), { deadlineMs, what: 'pods may be made there' });
     const claim = (ordinal: number, leftAt: string | null) => ({
       apiVersion: 'v1',
       kind: 'PersistentVolumeClaim',

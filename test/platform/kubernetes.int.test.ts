@@ -134,7 +134,8 @@ describe.skipIf(missing)('the Kubernetes platform', () => {
 
     test('several at once, from two workers, while the StatefulSets change all the time: conflicts are decided again', async () => {
       await hand.makeSets();
-      const [one, two] = [await open(), await open()];
+      const patient = { RINGMASTER_KUBE_READY_WITHIN_MS: '50000' }; // the controllers are kept busy, too
+      const [one, two] = [await open(patient), await open(patient)];
       let busy = true;
       const changing = (async () => {
         for (let n = 0; busy; n += 1) {
