@@ -1,7 +1,7 @@
 /** Values of command-line flags of the npm scripts: one clear line for a bad one. */
 import { accessSync, constants, existsSync, statSync } from 'node:fs';
 import path from 'node:path';
-import { InvalidArgumentError } from 'commander';
+import { type Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { CodedError } from '../kit/errors.ts';
 import { isPartitionCount, PARTITION_COUNT_MAX } from '../ring/partition.ts';
 
@@ -42,6 +42,43 @@ export function backlogs(text: string): number[] {
   return numbers;
 }
 
+export type Parsed<Options> =
+  | { readonly kind: 'run'; readonly options: Options }
+  | { readonly kind: 'help'; readonly text: string };
+
+/** `args` without node and script; what they mean together is checked by `optionsOf`. Throws USAGE with one clear line. */
+export function parseFlags<Flags, Options>(
+  command: Command,
+  args: readonly string[],
+  optionsOf: (flags: Flags) => Options,
+): Parsed<Options> {
+  let printed = '';
+  command.exitOverride().configureOutput({
+    writeOut: (text) => {
+      printed += text;
+    },
+    writeErr: () => {},
+  });
+  try {
+    command.parse([...args], { from: 'user' });
+  } catch (error) {
+    if (!(error instanceof CommanderError)) throw error;
+    if (error.code === 'commander.helpDisplayed') return { kind: 'help', text: printed };
+    throw usage(error.message.replace(/^error: /, '').replaceAll(/\s*\n\s*/g, ' '));
+  }
+  const { dataplane, ...flags } = command.opts() as { dataplane: string };
+  if (dataplane !== 'reference') throw usage(`--dataplane ${dataplane}: not built yet`);
+  return { kind: 'run', options: optionsOf(flags as Flags) };
+}
+
+/** Of every command that `parseFlags` reads. */
+export const dataplaneOption = (): Option =>
+  new Option('--dataplane <kind>', 'kind of nodes')
+    .choices(['reference', 'rudder-fenced', 'rudder-native'])
+    .default('reference');
+
+export const usage = (message: string): CodedError => new CodedError('USAGE', message);
+
 /** Throws USAGE. */
 export function assertWritableFile(flag: string, file: string): void {
   try {
@@ -51,5 +88,5 @@ export function assertWritableFile(flag: string, file: string): void {
   } catch {
     // told below
   }
-  throw new CodedError('USAGE', `${flag} ${file}: no file that can be written`);
+  throw usage(`${flag} ${file}: no file that can be written`);
 }

@@ -1,9 +1,8 @@
 /** What `npm run chaos -- …` can be asked: its flags (docs/commands.md), checked before anything starts. */
 import { randomInt } from 'node:crypto';
 import path from 'node:path';
-import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
-import { CodedError } from '../../kit/errors.ts';
-import { assertWritableFile, whole } from '../flags.ts';
+import { Command, InvalidArgumentError } from 'commander';
+import { assertWritableFile, dataplaneOption, type Parsed, parseFlags, whole } from '../flags.ts';
 import { type ChaosKind, chaosKinds } from './plan.ts';
 
 export interface ChaosOptions {
@@ -16,10 +15,6 @@ export interface ChaosOptions {
   readonly keep: boolean;
 }
 
-export type ParsedChaos =
-  | { readonly kind: 'run'; readonly options: ChaosOptions }
-  | { readonly kind: 'help'; readonly text: string };
-
 const SEED_MAX = 2 ** 32 - 1;
 /** An hour of faults; what is said of two minutes is said of any. */
 const SECONDS_MAX = 3_600;
@@ -27,37 +22,12 @@ const SECONDS_MAX = 3_600;
 const RATE_DEFAULT = 150;
 
 /** `args` without node and script. Throws USAGE with one clear line. */
-export function parseChaosOptions(args: readonly string[]): ParsedChaos {
-  let printed = '';
-  const command = chaosCommand()
-    .exitOverride()
-    .configureOutput({
-      writeOut: (text) => {
-        printed += text;
-      },
-      writeErr: () => {},
-    });
-  try {
-    command.parse([...args], { from: 'user' });
-  } catch (error) {
-    if (!(error instanceof CommanderError)) throw error;
-    if (error.code === 'commander.helpDisplayed') return { kind: 'help', text: printed };
-    throw usage(error.message.replace(/^error: /, '').replaceAll(/\s*\n\s*/g, ' '));
-  }
-  const { dataplane, seed, json, ...raw } = command.opts() as Omit<ChaosOptions, 'seed'> & {
-    dataplane: string;
-    seed?: number;
-  };
-  if (dataplane !== 'reference') throw usage(`--dataplane ${dataplane}: not built yet`);
+export const parseChaosOptions = (args: readonly string[]): Parsed<ChaosOptions> =>
+  parseFlags(chaosCommand(), args, chaosOptions);
+
+function chaosOptions({ seed, json, ...raw }: Omit<ChaosOptions, 'seed'> & { seed?: number }): ChaosOptions {
   if (json !== undefined) assertWritableFile('--json', json);
-  return {
-    kind: 'run',
-    options: {
-      ...raw,
-      seed: seed ?? randomInt(SEED_MAX),
-      ...(json === undefined ? {} : { json: path.resolve(json) }),
-    },
-  };
+  return { ...raw, seed: seed ?? randomInt(SEED_MAX), ...(json === undefined ? {} : { json: path.resolve(json) }) };
 }
 
 /** The command that does the same again. */
@@ -78,11 +48,7 @@ function chaosCommand(): Command {
     .option('--seconds <n>', 'how long faults strike', whole('a whole number', 10, SECONDS_MAX), 120)
     .option('--kinds <list>', `what is hit: ${chaosKinds.join(', ')}`, kindsOf, [...chaosKinds])
     .option('--rate <n>', 'events a second', whole('a whole number', 1, 10_000), RATE_DEFAULT)
-    .addOption(
-      new Option('--dataplane <kind>', 'kind of nodes')
-        .choices(['reference', 'rudder-fenced', 'rudder-native'])
-        .default('reference'),
-    )
+    .addOption(dataplaneOption())
     .option('--json <file>', 'write the report there as one JSON object')
     .option('--keep', 'keep the data folder (it is kept anyway where the run has failed)', false)
     .allowExcessArguments(false);
@@ -94,5 +60,3 @@ function kindsOf(text: string): ChaosKind[] {
   if (wrong !== undefined) throw new InvalidArgumentError(`Expected some of ${chaosKinds.join(', ')}.`);
   return chaosKinds.filter((kind) => named.includes(kind)); // in their own order: `a,b` is `b,a`
 }
-
-const usage = (message: string): CodedError => new CodedError('USAGE', message);

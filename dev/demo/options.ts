@@ -1,10 +1,17 @@
 /** What `npm run demo -- …` can be asked: its flags (docs/commands.md), checked before anything starts. */
 import { accessSync, constants, statSync } from 'node:fs';
 import path from 'node:path';
-import { Command, CommanderError, Option } from 'commander';
-import { CodedError } from '../../kit/errors.ts';
+import { Command, Option } from 'commander';
 import { PARTITION_COUNT_DEFAULT } from '../../ring/partition.ts';
-import { assertWritableFile, partitionCount, whole } from '../flags.ts';
+import {
+  assertWritableFile,
+  dataplaneOption,
+  type Parsed,
+  parseFlags,
+  partitionCount,
+  usage,
+  whole,
+} from '../flags.ts';
 
 export interface DemoOptions {
   readonly nodes: number;
@@ -36,30 +43,11 @@ const RATE_MAX = 100_000;
 /** More, and an operation would not come to its moves between them. */
 export const KILLS_PER_OPERATION_MAX = 10;
 
-export type ParsedDemo =
-  | { readonly kind: 'run'; readonly options: DemoOptions }
-  | { readonly kind: 'help'; readonly text: string };
-
 /** `args` without node and script. Throws USAGE with one clear line. */
-export function parseDemoOptions(args: readonly string[]): ParsedDemo {
-  let printed = '';
-  const command = demoCommand()
-    .exitOverride()
-    .configureOutput({
-      writeOut: (text) => {
-        printed += text;
-      },
-      writeErr: () => {},
-    });
-  try {
-    command.parse([...args], { from: 'user' });
-  } catch (error) {
-    if (!(error instanceof CommanderError)) throw error;
-    if (error.code === 'commander.helpDisplayed') return { kind: 'help', text: printed };
-    throw usage(error.message.replace(/^error: /, '').replaceAll(/\s*\n\s*/g, ' '));
-  }
-  const { dataplane, ...raw } = command.opts() as DemoOptions & { dataplane: string };
-  if (dataplane !== 'reference') throw usage(`--dataplane ${dataplane}: not built yet`);
+export const parseDemoOptions = (args: readonly string[]): Parsed<DemoOptions> =>
+  parseFlags(demoCommand(), args, demoOptions);
+
+function demoOptions(raw: DemoOptions): DemoOptions {
   assertKillsFit(raw);
   const most = Math.max(raw.nodes, ...raw.to);
   if (most > raw.partitions)
@@ -67,7 +55,7 @@ export function parseDemoOptions(args: readonly string[]): ParsedDemo {
   if (raw.events !== undefined && raw.input === undefined) throw usage('--events needs --input');
   if (raw.input !== undefined) assertReadableFile(raw.input);
   if (raw.json !== undefined) assertWritableFile('--json', raw.json);
-  return { kind: 'run', options: { ...raw, ...(raw.json === undefined ? {} : { json: path.resolve(raw.json) }) } };
+  return { ...raw, ...(raw.json === undefined ? {} : { json: path.resolve(raw.json) }) };
 }
 
 function demoCommand(): Command {
@@ -109,11 +97,7 @@ function demoCommand(): Command {
         .choices(['local', 'kubernetes'])
         .default('local'),
     )
-    .addOption(
-      new Option('--dataplane <kind>', 'kind of nodes')
-        .choices(['reference', 'rudder-fenced', 'rudder-native'])
-        .default('reference'),
-    )
+    .addOption(dataplaneOption())
     .option(
       '--kill-pods <n>',
       `kill so many backends, PostgreSQL servers and workers while partitions move, in an order made from the seed: on Kubernetes pods, else processes (at most ${KILLS_PER_OPERATION_MAX} for each operation)`,
@@ -148,5 +132,3 @@ function assertReadableFile(file: string): void {
   }
   throw usage(`--input ${file}: no file that can be read`);
 }
-
-const usage = (message: string): CodedError => new CodedError('USAGE', message);
