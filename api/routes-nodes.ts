@@ -7,7 +7,7 @@ import { isNothingToDo, type MovePlan, planDrain, planForget, takersOf } from '.
 import { isMember, type Ring } from '../ring/ring.ts';
 import { forgetBody, operatorBody, parseBody, parseIdempotencyKey, plannedBody } from './requests.ts';
 import type { Rings } from './rings.ts';
-import { approved, ringToChange, startPlanned } from './routes-operations.ts';
+import { accepted, approved, ringToChange, startPlanned } from './routes-operations.ts';
 
 interface OnNode {
   Params: { cluster: string; node: string };
@@ -28,7 +28,7 @@ export function nodeRoutes(api: FastifyInstance, rings: Rings, operations: Opera
     const answer = await startPlanned(operations, ring, input, key, plan);
     if (answer.result === 'started') {
       request.log.info({ clusterId, node, operationId: answer.operationId }, 'drain started');
-      void reply.status(202).header('location', `/v1/clusters/${clusterId}/operations/${answer.operationId}`);
+      accepted(reply, clusterId, answer.operationId);
     }
     return answer;
   });
@@ -44,7 +44,7 @@ export function nodeRoutes(api: FastifyInstance, rings: Rings, operations: Opera
     const answer = await startPlanned(operations, ring, input, key, plan);
     if (answer.result === 'started') {
       request.log.warn({ clusterId, node, operationId: answer.operationId, reason }, 'a node is to be forgotten');
-      void reply.status(202).header('location', `/v1/clusters/${clusterId}/operations/${answer.operationId}`);
+      accepted(reply, clusterId, answer.operationId);
     }
     return answer;
   });

@@ -1,5 +1,5 @@
 /** Planning, starting, looking at and steering operations. */
-import type { FastifyInstance } from 'fastify';
+import type { FastifyInstance, FastifyReply } from 'fastify';
 import type { OperationAnswer, OperationsAnswer, PlanAnswer, UndoAnswer } from '../client/api-types.ts';
 import type { OperationProgress, OperationsClient, ScaleInput } from '../client/operations.ts';
 import { CodedError } from '../kit/errors.ts';
@@ -44,8 +44,7 @@ export function operationRoutes(api: FastifyInstance, rings: Rings, operations: 
     const answer = await startOperation(rings, operations, request.params.cluster, request.body, key);
     if (answer.result === 'started') {
       request.log.info({ clusterId: request.params.cluster, operationId: answer.operationId }, 'operation started');
-      const at = `/v1/clusters/${request.params.cluster}/operations/${answer.operationId}`;
-      void reply.status(202).header('location', at);
+      accepted(reply, request.params.cluster, answer.operationId);
     }
     return answer;
   });
@@ -70,7 +69,7 @@ export function operationRoutes(api: FastifyInstance, rings: Rings, operations: 
     const answer = await undoOperation(rings, operations, cluster, operationId(operation), request.body ?? {}, key);
     if (answer.result === 'started') {
       request.log.info({ clusterId: cluster, operationId: answer.operationId, undoes: operation }, 'undo started');
-      void reply.status(202).header('location', `/v1/clusters/${cluster}/operations/${answer.operationId}`);
+      accepted(reply, cluster, answer.operationId);
     }
     return answer;
   });
@@ -106,6 +105,11 @@ async function startOperation(
   const { reason, planHash, actor, deleteVolumes } = body;
   const input: ScaleInput = { clusterId, targetNodes, reason, planHash, actor, deleteVolumes };
   return await startPlanned(operations, ring, input, idempotencyKey, () => planFor(ring, targetNodes, planHash));
+}
+
+/** It goes on by itself, and here is where to look. */
+export function accepted(reply: FastifyReply, clusterId: string, operationId: string): void {
+  void reply.status(202).header('location', `/v1/clusters/${clusterId}/operations/${operationId}`);
 }
 
 /** Starts what `plan` says, once for a key and one at a time. Throws OPERATION_RUNNING, IDEMPOTENCY_KEY_REUSED, and what `plan` throws. */

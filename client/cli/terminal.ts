@@ -33,6 +33,14 @@ export class Terminal {
     this.surroundings.stdout.write(`${this.json ? JSON.stringify(data) : line}\n`);
   }
 
+  /** Asks a person, who has to say yes; `no` is said where they do not. */
+  async agrees(question: string, no = 'nothing was started'): Promise<boolean> {
+    const answer = await this.surroundings.ask(`${question} [y/N] `);
+    if (/^y(es)?$/i.test(answer.trim())) return true;
+    this.say(no);
+    return false;
+  }
+
   bold(text: string): string {
     return this.#styled(1, text);
   }

@@ -1,11 +1,10 @@
 /** `node drain`, `node activate`, `node forget`. */
-import { randomUUID } from 'node:crypto';
 import { CodedError } from '../../../kit/errors.ts';
 import type { ActivateAnswer, ActivateRequest, DrainRequest, ForgetRequest, OperationAnswer } from '../../api-types.ts';
 import type { Context } from '../context.ts';
 import { type ExitCode, exitCodes } from '../exit-codes.ts';
 import { planLines } from '../show.ts';
-import { howToGoOn, waitForOperation } from '../watching.ts';
+import { postOnce, showStarted } from './starting.ts';
 
 export interface DrainOptions {
   readonly dryRun?: boolean;
@@ -22,10 +21,7 @@ export async function drain(context: Context, node: string, options: DrainOption
     const seen = await askToDrain(context, node, { planHash, dryRun: true });
     if (seen.result === 'plan') {
       showDrain(context, node, seen);
-      if (!/^y(es)?$/i.test((await terminal.surroundings.ask(`Drain ${node}? [y/N] `)).trim())) {
-        terminal.say('nothing was started');
-        return exitCodes.failed;
-      }
+      if (!(await terminal.agrees(`Drain ${node}?`))) return exitCodes.failed;
       planHash = seen.plan.hash;
     }
   }
@@ -33,12 +29,7 @@ export async function drain(context: Context, node: string, options: DrainOption
   if (answer.result !== 'started') return showDrain(context, node, answer);
   const { operationId } = answer;
   const said = `operation ${operationId} started, which drains ${node}`;
-  if (options.wait) {
-    if (!terminal.json) terminal.say(said);
-    return await waitForOperation(context, operationId);
-  }
-  terminal.result(answer, [said, ...howToGoOn(operationId)]);
-  return exitCodes.done;
+  return await showStarted(context, answer, operationId, said, options.wait);
 }
 
 /** It may be given partitions again: by the next operation, `ringmaster scale` to as many nodes as there are, say. */
@@ -73,19 +64,11 @@ export async function forget(context: Context, node: string, options: ForgetOpti
     }
   }
   const body: ForgetRequest = { acceptLoss: true, reason, actor: terminal.surroundings.user };
-  const answer = await context.api.postUntilAnswered<OperationAnswer>(context.path('nodes', node, 'forget'), {
-    body,
-    headers: { 'idempotency-key': randomUUID() },
-  });
+  const answer = await postOnce<OperationAnswer>(context, context.path('nodes', node, 'forget'), body);
   if (answer.result !== 'started') throw new CodedError('API_ANSWER_INVALID', `${answer.result} is no answer to this`);
   const { operationId } = answer;
   const said = `operation ${operationId} started, which looks whether ${node} is gone, and then forgets it`;
-  if (options.wait) {
-    if (!terminal.json) terminal.say(said);
-    return await waitForOperation(context, operationId);
-  }
-  terminal.result(answer, [said, ...howToGoOn(operationId)]);
-  return exitCodes.done;
+  return await showStarted(context, answer, operationId, said, options.wait);
 }
 
 async function askToDrain(
@@ -99,10 +82,7 @@ async function askToDrain(
     planHash,
     ...(dryRun ? { dryRun } : {}),
   };
-  return await context.api.postUntilAnswered<OperationAnswer>(context.path('nodes', node, 'drain'), {
-    body,
-    headers: { 'idempotency-key': randomUUID() },
-  });
+  return await postOnce(context, context.path('nodes', node, 'drain'), body);
 }
 
 function showDrain({ terminal }: Context, node: string, answer: OperationAnswer): ExitCode {

@@ -22,7 +22,10 @@ export async function repairRing(context: Context, { setAside, without }: Repair
     return exitCodes.done;
   }
   terminal.say(...copiesLines(seen), ...repairLines(seen, seen.repair));
-  if (!options.yes && terminal.surroundings.asksPeople && !(await isWanted(context, seen))) return exitCodes.failed;
+  if (!options.yes && terminal.surroundings.asksPeople) {
+    const question = `Repair the log of ${seen.clusterId}?`;
+    if (!(await terminal.agrees(question, 'nothing was changed'))) return exitCodes.failed;
+  }
   const body: RepairRequest = {
     hash: seen.repair.hash,
     ...(setAside ? { setAside } : {}),
@@ -33,13 +36,6 @@ export async function repairRing(context: Context, { setAside, without }: Repair
   const done = await api.post<RepairAnswer>(context.path('ring', 'repair'), { body, timeoutMs: LOOK_TIMEOUT_MS });
   terminal.result(done, done.repaired ? repairedLines(done) : ['nothing to repair any more']);
   return exitCodes.done;
-}
-
-async function isWanted({ terminal }: Context, { clusterId }: RepairAnswer): Promise<boolean> {
-  const answer = await terminal.surroundings.ask(`Repair the log of ${clusterId}? [y/N] `);
-  if (/^y(es)?$/i.test(answer.trim())) return true;
-  terminal.say('nothing was changed');
-  return false;
 }
 
 function copiesLines({ clusterId, store, copies, missing }: RepairAnswer): string[] {

@@ -1,11 +1,10 @@
 /** `plan` and `scale`. */
-import { randomUUID } from 'node:crypto';
 import type { OperationAnswer, OperationRequest, PlanAnswer } from '../../api-types.ts';
 import type { Context } from '../context.ts';
 import { type ExitCode, exitCodes } from '../exit-codes.ts';
 import { planLines } from '../show.ts';
 import { plural } from '../text.ts';
-import { howToGoOn, waitForOperation } from '../watching.ts';
+import { postOnce, showStarted } from './starting.ts';
 
 export interface ScaleOptions {
   readonly to: number;
@@ -42,10 +41,7 @@ async function start(context: Context, options: ScaleOptions): Promise<ExitCode>
     actor: terminal.surroundings.user,
     ...(options.deleteVolumes ? { deleteVolumes: true } : {}),
   };
-  const answer = await context.api.postUntilAnswered<OperationAnswer>(context.path('operations'), {
-    body,
-    headers: { 'idempotency-key': randomUUID() },
-  });
+  const answer = await postOnce<OperationAnswer>(context, context.path('operations'), body);
   if (answer.result !== 'started') {
     terminal.result(answer, [
       `nothing to do: ${context.clusterId} has ${plural(options.to, 'node')}, and its ring is balanced`,
@@ -53,13 +49,7 @@ async function start(context: Context, options: ScaleOptions): Promise<ExitCode>
     return exitCodes.done;
   }
   const { operationId } = answer;
-  const started = `operation ${operationId} started`;
-  if (options.wait) {
-    if (!terminal.json) terminal.say(started);
-    return await waitForOperation(context, operationId);
-  }
-  terminal.result(answer, [started, ...howToGoOn(operationId)]);
-  return exitCodes.done;
+  return await showStarted(context, answer, operationId, `operation ${operationId} started`, options.wait);
 }
 
 async function askForPlan(context: Context, { to, planHash }: ScaleOptions): Promise<PlanAnswer> {
@@ -74,10 +64,5 @@ function showPlan({ terminal }: Context, answer: PlanAnswer): ExitCode {
 
 async function confirmed({ terminal }: Context, { plan: shown }: PlanAnswer): Promise<boolean> {
   terminal.say(...planLines(shown, terminal), '');
-  const answer = await terminal.surroundings.ask(
-    `Scale ${shown.clusterId} to ${plural(shown.nodesAfter.length, 'node')}? [y/N] `,
-  );
-  if (/^y(es)?$/i.test(answer.trim())) return true;
-  terminal.say('nothing was started');
-  return false;
+  return await terminal.agrees(`Scale ${shown.clusterId} to ${plural(shown.nodesAfter.length, 'node')}?`);
 }

@@ -1,12 +1,11 @@
 /** `pause`, `resume`, `retry`, `cancel`, `undo`. */
-import { randomUUID } from 'node:crypto';
 import { CodedError } from '../../../kit/errors.ts';
 import type { ProgressAnswer, UndoAnswer, UndoRequest } from '../../api-types.ts';
 import type { Context } from '../context.ts';
 import { type ExitCode, exitCodes } from '../exit-codes.ts';
 import { planLines, progressLines } from '../show.ts';
 import { shortId } from '../text.ts';
-import { howToGoOn, waitForOperation } from '../watching.ts';
+import { postOnce, showStarted } from './starting.ts';
 
 export const steering = {
   pause: 'no further move starts; moves that run finish',
@@ -59,10 +58,7 @@ export async function undo(context: Context, operation: string, options: UndoOpt
     if (seen.result === 'plan') {
       showUndo(context, seen);
       const what = seen.underWay ? 'Stop it, and move back what it has moved by then' : 'Move this back';
-      if (!/^y(es)?$/i.test((await terminal.surroundings.ask(`${what}? [y/N] `)).trim())) {
-        terminal.say('nothing was started');
-        return exitCodes.failed;
-      }
+      if (!(await terminal.agrees(`${what}?`))) return exitCodes.failed;
       if (!seen.underWay) planHash = seen.plan?.hash;
     }
   }
@@ -73,12 +69,7 @@ export async function undo(context: Context, operation: string, options: UndoOpt
     answer.result === 'started'
       ? `operation ${operationId} started, which undoes ${operation}`
       : `operation ${shortId(operationId)} is being undone`;
-  if (options.wait) {
-    if (!terminal.json) terminal.say(said);
-    return await waitForOperation(context, operationId);
-  }
-  terminal.result(answer, [said, ...howToGoOn(operationId)]);
-  return exitCodes.done;
+  return await showStarted(context, answer, operationId, said, options.wait);
 }
 
 async function askToUndo(
@@ -92,10 +83,7 @@ async function askToUndo(
     planHash,
     ...(dryRun ? { dryRun } : {}),
   };
-  return await context.api.postUntilAnswered<UndoAnswer>(context.path('operations', operation, 'undo'), {
-    body,
-    headers: { 'idempotency-key': randomUUID() },
-  });
+  return await postOnce(context, context.path('operations', operation, 'undo'), body);
 }
 
 function showUndo({ terminal }: Context, answer: UndoAnswer): ExitCode {
