@@ -53,3 +53,12 @@ export interface ActivityDeps {
   readonly log: Logger;
   readonly limits: ActivityLimits;
 }
+
+/** The same, with nodes that are half dead reached as well, where that is provided for. */
+export function reachingIn<Deps extends Pick<ActivityDeps, 'controlOf' | 'reach'>>(
+  deps: Deps,
+  clusterId: string,
+): Deps {
+  const { reach } = deps;
+  return reach ? { ...deps, controlOf: (node: NodeId) => reach(clusterId, node) } : deps;
+}

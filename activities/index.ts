@@ -12,7 +12,11 @@ import type { AllActivities } from './types.ts';
 import { createVerifyActivities } from './verify.ts';
 
 export function createActivities(given: ActivityDeps): AllActivities {
-  const deps = { reach: createCaretakers(given), signOfLife: createSignOfLife(given), ...given };
+  const deps = {
+    ...given,
+    reach: given.reach ?? createCaretakers(given),
+    signOfLife: given.signOfLife ?? createSignOfLife(given),
+  };
   const activities = {
     ...createRingActivities(deps),
     ...createPodActivities(deps),

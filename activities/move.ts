@@ -23,7 +23,7 @@ import { type MoveRecord, movesOf } from '../ring/moves.ts';
 import { fold, moveOf, noRing, type Ring } from '../ring/ring.ts';
 import { type Authorship, decideAndAppend } from '../ringstore/ringstore.ts';
 import { afterPasses, arrivalsOutrunCopy, type PassSeen } from './arrivals.ts';
-import type { ActivityDeps } from './deps.ts';
+import { type ActivityDeps, reachingIn } from './deps.ts';
 import { beating, refusingByType } from './errors.ts';
 import { faultPoint } from './fault-points.ts';
 import { moveHistory } from './log-views.ts';
@@ -49,9 +49,6 @@ const UNTHROTTLED: ThrottleState = { throttledBy: null, bytesPerSecond: null };
 export function createMoveActivities(deps: ActivityDeps): MoveActivities {
   const pools = createPools();
 
-  const reach = ({ clusterId }: MoveActivityInput, node: NodeId): Promise<NodeControl> =>
-    deps.reach ? deps.reach(clusterId, node) : deps.controlOf(node);
-
   /** What an attempt works with. Throws RingRefusal MOVE_ABORTED or MOVE_HANDED_OVER where the move is past it. */
   async function claim(
     input: MoveActivityInput,
@@ -61,7 +58,8 @@ export function createMoveActivities(deps: ActivityDeps): MoveActivities {
     const name = `${workflowExecution?.runId}/${activityId}/${attempt}`;
     const { ring } = await append(input, { type: 'claim move', holder: input.holder, move: input.move, attempt: name });
     const token = moveOf(ring, input.move)!.token;
-    const [source, target] = await Promise.all([reach(input, input.from), reach(input, input.to)]);
+    const { controlOf } = reachingIn(deps, input.clusterId);
+    const [source, target] = await Promise.all([controlOf(input.from), controlOf(input.to)]);
     return { command: { move: input.move, token, partitions: input.partitions }, source, target, ring };
   }
 
@@ -181,7 +179,7 @@ export function createMoveActivities(deps: ActivityDeps): MoveActivities {
         const events = await deps.ringStore.read(input.clusterId);
         const move = moveOf(fold(noRing(input.clusterId), events), input.move);
         if (!move) return; // completed by an earlier attempt
-        const reaching = { ...deps, controlOf: (node: NodeId) => reach(input, node) };
+        const reaching = reachingIn(deps, input.clusterId);
         await waitFolded(reaching, input.to, move.handedOverAt);
         await waitSettled(reaching, input.from, move.handedOverAt);
         await faultPoint('cleanUp: nodes settled');

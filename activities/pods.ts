@@ -7,7 +7,7 @@ import type { NodeFacts, NodeId, RecordedEvent } from '../ring/events.ts';
 import { uncertifiedFrom } from '../ring/moves.ts';
 import { isMember, partitionsOf, type Ring } from '../ring/ring.ts';
 import { decideAndAppend, readRing } from '../ringstore/ringstore.ts';
-import type { ActivityDeps } from './deps.ts';
+import { type ActivityDeps, reachingIn } from './deps.ts';
 import { beating, refusingByType } from './errors.ts';
 import { faultPoint } from './fault-points.ts';
 import { refuseIfBlocked, waitSettled } from './node-status.ts';
@@ -16,7 +16,8 @@ import type { PodActivities, RemoveInput } from './types.ts';
 /** Moves that a refusal names. */
 const NAMED_MAX = 10;
 
-export type PodDeps = Omit<ActivityDeps, 'holders'>;
+/** Who forgets a node always looks first. */
+export type PodDeps = Omit<ActivityDeps, 'holders' | 'signOfLife'> & Required<Pick<ActivityDeps, 'signOfLife'>>;
 
 export function createPodActivities(deps: PodDeps): PodActivities {
   const { ringStore, platform, limits, log } = deps;
@@ -65,7 +66,7 @@ export function createPodActivities(deps: PodDeps): PodActivities {
     const owned = partitionsOf(ring, node).length;
     if (owned > 0)
       throw new RingRefusal('NODE_NOT_EMPTY', `${node} still owns ${owned} partitions (epoch ${ring.epoch})`);
-    const control = await (deps.reach ? deps.reach(ring.clusterId, node) : deps.controlOf(node));
+    const control = await reachingIn(deps, ring.clusterId).controlOf(node);
     await waitSettled({ ...deps, controlOf: async () => control }, node, ring.version);
     const pendingJobs = await control.countPending(cancellationSignal());
     if (pendingJobs > 0)
@@ -155,7 +156,7 @@ export function createPodActivities(deps: PodDeps): PodActivities {
         const { clusterId, node, holder, by, reason } = input;
         const ring = await readRing(ringStore, clusterId);
         if (!isMember(ring, node)) return { version: ring.version };
-        const alive = await deps.signOfLife?.(node);
+        const alive = await deps.signOfLife(node);
         if (alive) {
           const what = alive === 'backend' ? 'its backend answers' : 'its PostgreSQL answers: drain it instead';
           throw new CodedError('NODE_ANSWERS', `${node} is not forgotten: ${what}`, { node, alive });

@@ -1,8 +1,7 @@
 /** After the moves, before anything is removed: does the cluster hold what the ring says? */
 import { CodedError } from '../kit/errors.ts';
-import type { NodeId } from '../ring/events.ts';
 import { fold, noRing, partitionsOf } from '../ring/ring.ts';
-import type { ActivityDeps } from './deps.ts';
+import { type ActivityDeps, reachingIn } from './deps.ts';
 import { beating, refusingByType } from './errors.ts';
 import { moveHistory } from './log-views.ts';
 import { waitSettled } from './node-status.ts';
@@ -26,8 +25,7 @@ export function createVerifyActivities(deps: VerifyDeps): VerifyActivities {
             });
           }
         }
-        const { reach } = deps;
-        const reaching = reach ? { ...deps, controlOf: (node: NodeId) => reach(clusterId, node) } : deps;
+        const reaching = reachingIn(deps, clusterId);
         // Settled up to this version: what is pending on a partition that the node does not own is marked or dropped, so none is live.
         await Promise.all(
           ring.nodes.map(({ node }) => {

@@ -171,27 +171,19 @@ export class Steward implements NodeControl, NodeTopology {
   /** The log as it is now at once, then what comes. From a part of it nobody may conclude that a move is over. */
   async #follow(onCaughtUp: () => void): Promise<void> {
     const { clusterId } = this.#session;
-    let events: RecordedEvent[] = [];
+    const { signal } = this.#stopping;
+    let events: RecordedEvent[] | null = null;
     for (;;) {
       try {
-        if (await this.#isOlder()) {
-          onCaughtUp();
-          await this.#pause(RETRY_MS_MAX);
-          if (this.#stopping.signal.aborted) return;
-          continue;
-        }
-        const read = await this.#readLog();
-        if (read) {
-          events = read;
-          break;
-        }
-        await this.#pause(RETRY_MS_MAX);
-        if (this.#stopping.signal.aborted) return;
+        if (await this.#isOlder()) onCaughtUp();
+        else events = await this.#readLog();
       } catch (error) {
-        if (this.#stopping.signal.aborted) return;
+        if (signal.aborted) return;
         this.#log.warn({ error: describeError(error) }, 'ring store trouble');
-        await delay(RETRY_MS_MAX, undefined, { ref: false, signal: this.#stopping.signal }).catch(() => undefined);
       }
+      if (events) break;
+      await this.#pause(RETRY_MS_MAX);
+      if (signal.aborted) return;
     }
     const take = async (more: readonly RecordedEvent[]): Promise<void> => {
       await this.#keeping; // at most one batch is folded and not kept
@@ -214,7 +206,7 @@ export class Steward implements NodeControl, NodeTopology {
       },
       copy: this.#ringLog,
     };
-    await this.#store.watch(clusterId, last?.version ?? 0, watcher, this.#stopping.signal, last?.hash ?? null);
+    await this.#store.watch(clusterId, last?.version ?? 0, watcher, signal, last?.hash ?? null);
   }
 
   /**

@@ -157,6 +157,7 @@ export class World {
           countPending: async () => this.pendingJobs.get(node) ?? 0,
         }) as unknown as NodeControl,
       holders: { endOf: (holder: Parameters<Holders['endOf']>[0]) => this.holders.endOf(holder) },
+      signOfLife: async () => null, // who is forgotten here is gone
       actor: 'worker@test',
       log,
       limits: { settleWithinMs: 300, pollEveryMs: 10, standInAfterMs: 500, lostAfterMs: 1_000, caretakerIdleMs: 1_000 },
