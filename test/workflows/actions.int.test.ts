@@ -11,6 +11,7 @@ import { cancelUpdate, pauseUpdate, undoUpdate } from '../../workflows/messages.
 import { FakeVerifications } from '../api/fakes.ts';
 import { until } from '../support/wait.ts';
 import { Harness, type Operation, type Trial } from './harness.ts';
+import { isLeftInOrder } from './in-order.ts';
 import { refusal, type World } from './world.ts';
 
 let harness: Harness;
@@ -175,13 +176,6 @@ async function finish({ world }: Trial, operation: Operation, operations: Operat
     },
     { deadlineMs: 20_000, what: 'the end of the operation' },
   );
-}
-
-async function isLeftInOrder(world: World): Promise<void> {
-  const ring = await world.ring();
-  expect(ring.freeze).toBeNull();
-  expect(ring.moves).toEqual([]);
-  expect([...world.pods].sort()).toEqual(ring.nodes.map(({ node }) => node).sort());
 }
 
 const situations = Object.keys(actionTable) as Situation[];

@@ -5,7 +5,7 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { cancelUpdate, resumeUpdate, undoUpdate } from '../../workflows/messages.ts';
 import { Harness } from './harness.ts';
-import type { World } from './world.ts';
+import { isLeftInOrder } from './in-order.ts';
 
 let harness: Harness;
 beforeAll(async () => {
@@ -13,11 +13,6 @@ beforeAll(async () => {
 });
 afterAll(() => harness?.close());
 
-async function isLeftInOrder(world: World): Promise<void> {
-  const ring = await world.ring();
-  expect(ring.freeze).toBeNull();
-  expect(ring.moves).toEqual([]);
-}
 const drainOf = (node: string) => ({ goal: { kind: 'drain', node } }) as const;
 
 test('a drain moves all that the node has, keeps the node, and marks it before anything is moved; again there is nothing to do', () =>

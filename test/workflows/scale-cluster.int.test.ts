@@ -18,7 +18,8 @@ import {
 import { expandRing } from '../../workflows/ring-summary.ts';
 import { until } from '../support/wait.ts';
 import { Harness, type Operation } from './harness.ts';
-import { refusal, type World } from './world.ts';
+import { isLeftInOrder } from './in-order.ts';
+import { refusal } from './world.ts';
 
 let harness: Harness;
 beforeAll(async () => {
@@ -33,13 +34,6 @@ async function failureOf(operation: Operation): Promise<ApplicationFailure> {
   );
   expect(error).toBeInstanceOf(WorkflowFailedError);
   return (error as WorkflowFailedError).cause as ApplicationFailure;
-}
-
-async function isLeftInOrder(world: World): Promise<void> {
-  const ring = await world.ring();
-  expect(ring.freeze).toBeNull();
-  expect(ring.moves).toEqual([]);
-  expect([...world.pods].sort()).toEqual(ring.nodes.map(({ node }) => node).sort());
 }
 
 describe('a scale operation', () => {

@@ -6,6 +6,7 @@ import { WorkflowFailedError } from '@temporalio/client';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { cancelUpdate, pauseUpdate, resumeUpdate, retryUpdate, undoUpdate } from '../../workflows/messages.ts';
 import { Harness } from './harness.ts';
+import { isLeftInOrder } from './in-order.ts';
 import { refusal, type World } from './world.ts';
 
 let harness: Harness;
@@ -13,13 +14,6 @@ beforeAll(async () => {
   harness = await Harness.open();
 });
 afterAll(() => harness?.close());
-
-async function isLeftInOrder(world: World): Promise<void> {
-  const ring = await world.ring();
-  expect(ring.freeze).toBeNull();
-  expect(ring.moves).toEqual([]);
-  expect([...world.pods].sort()).toEqual(ring.nodes.map(({ node }) => node).sort());
-}
 
 /** Lets `moves` cut-overs pass; the next waits at the gate. */
 function gateAfter(world: World, moves: number): ReturnType<World['gate']> {
