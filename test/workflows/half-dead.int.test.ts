@@ -1,24 +1,6 @@
-/**
- * Goal: a drained node whose backend is gone gives away all it has, and a backend that wakes up then writes nothing more; where its database is gone too the
- * operation says what is at risk, and goes on when it is back.
- * Method: the real workflows and all real activities over two real databases; the backend of node-1 is its steward, which does not answer and lives on.
- */
-import { randomUUID } from 'node:crypto';
-import { Worker } from '@temporalio/worker';
-import { pino } from 'pino';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import type { ActivityDeps } from '../../activities/deps.ts';
-import { createActivities } from '../../activities/index.ts';
-import type { NodeEndpoints } from '../../platform/platform.ts';
 import { partitionsOf } from '../../ring/ring.ts';
-import {
-  cancelUpdate,
-  type OperationProgress,
-  progressQuery,
-  resumeUpdate,
-  type ScaleInput,
-  scaleWorkflowId,
-} from '../../workflows/messages.ts';
+import { cancelUpdate, resumeUpdate } from '../../workflows/messages.ts';
 import {
   addJobs,
   CLUSTER,
@@ -30,6 +12,7 @@ import {
 import { handOverMove } from '../jobsdb/moved.ts';
 import { until } from '../support/wait.ts';
 import { Harness, type Operation } from './harness.ts';
+import { nodeOf, type TwoNodes, withTwoNodes } from './two-nodes.ts';
 
 let harness: Harness;
 beforeAll(async () => {
@@ -37,17 +20,11 @@ beforeAll(async () => {
 });
 afterAll(() => harness?.close());
 
-interface Trial {
+interface Trial extends TwoNodes {
   readonly f: Fixture;
   /** What of node-1 answers. */
   readonly is: { backend: boolean; database: boolean };
   drain(): Promise<Operation>;
-  start(input: Partial<ScaleInput>): Promise<Operation>;
-  shows(
-    operation: Operation,
-    what: string,
-    condition: (seen: OperationProgress) => boolean,
-  ): Promise<OperationProgress>;
 }
 
 async function halfDead(run: (trial: Trial) => Promise<void>, options: FixtureOptions = {}): Promise<void> {
@@ -59,76 +36,21 @@ async function halfDead(run: (trial: Trial) => Promise<void>, options: FixtureOp
         f.b.pool,
         Array.from({ length: 20 }, (_, n) => ({ partition, payload: { n } })),
       );
-    const at = (name: string) => (name === 'node-0' ? f.a : f.b);
-    const endpointsOf = async (name: string): Promise<NodeEndpoints> => {
-      const { address } = at(name).database;
-      const database = name === 'node-1' && !is.database ? { ...address, port: 1 } : address;
-      return { node: name, database } as NodeEndpoints;
-    };
-    const activities = createActivities({
-      ringStore: f.store,
-      platform: { ensureNode: endpointsOf, removeNode: async () => undefined, roomOf: async () => null },
-      endpointsOf,
-      assertNothingPending: async () => undefined,
-      controlOf: async (name) => {
-        const { steward } = at(name);
-        if (name === 'node-0' || is.backend) return steward;
-        const gone = () => Promise.reject(new Error('connect ECONNREFUSED'));
-        return { status: gone, countPending: gone, prepare: gone, quiesce: gone, fence: gone };
+    const gone = () => Promise.reject(new Error('connect ECONNREFUSED'));
+    await withTwoNodes(
+      harness,
+      f,
+      {
+        databaseOf: (name, { database: { address } }) =>
+          name === 'node-1' && !is.database ? { ...address, port: 1 } : address,
+        controlOf: async (name) =>
+          name === 'node-0' || is.backend
+            ? nodeOf(f, name).steward
+            : { status: gone, countPending: gone, prepare: gone, quiesce: gone, fence: gone },
       },
-      holders: { endOf: async ({ operationId }) => (operationId === 'op' ? 'it was the fixture' : null) },
-      actor: 'worker@test',
-      log: pino({ level: 'silent' }),
-      limits: {
-        settleWithinMs: 10_000,
-        pollEveryMs: 10,
-        standInAfterMs: 500,
-        lostAfterMs: 1_000,
-        caretakerIdleMs: 1_000,
-      },
-    } satisfies ActivityDeps);
-    const taskQueue = `half-dead-${randomUUID().slice(0, 8)}`;
-    const worker = await Worker.create({
-      connection: harness.env.nativeConnection,
-      taskQueue,
-      workflowBundle: harness.bundle,
-      activities,
-      maxHeartbeatThrottleInterval: 50,
-      defaultHeartbeatThrottleInterval: 50,
-    });
-    const work = async (): Promise<void> => {
-      let started: Operation | undefined;
-      const start = async (input: Partial<ScaleInput>): Promise<Operation> => {
-        started = await harness.env.client.workflow.start<(input: ScaleInput) => Promise<OperationProgress>>(
-          'ScaleCluster',
-          {
-            workflowId: scaleWorkflowId(CLUSTER),
-            taskQueue,
-            args: [{ clusterId: CLUSTER, reason: 'a test', ...input }],
-          },
-        );
-        return started;
-      };
-      try {
-        await run({
-          f,
-          is,
-          start,
-          drain: () => start({ goal: { kind: 'drain', node: 'node-1' } }),
-          shows: (operation, what, condition) =>
-            until(
-              async () => {
-                const seen = await operation.query(progressQuery);
-                return condition(seen) ? seen : null;
-              },
-              { deadlineMs: 40_000, what },
-            ),
-        });
-      } finally {
-        await started?.terminate('the test has ended').catch(() => undefined); // it has ended, where all went well
-      }
-    };
-    await worker.runUntil(work());
+      ({ start, shows }) =>
+        run({ f, is, start, shows, drain: () => start({ goal: { kind: 'drain', node: 'node-1' } }) }),
+    );
   } finally {
     await f.close();
   }

@@ -1,35 +1,14 @@
-/**
- * Goal: an operation that meets trouble at a database is blocked by its name, with nothing lost, and finishes once the cause is gone and somebody resumes it.
- * Method: the real workflows and all real activities over two real databases with their stewards; only the pods are played, and a disk is really full.
- */
-import { randomUUID } from 'node:crypto';
 import { statfs } from 'node:fs/promises';
-import { Worker } from '@temporalio/worker';
-import { pino } from 'pino';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import type { ActivityDeps } from '../../activities/deps.ts';
-import { createActivities } from '../../activities/index.ts';
-import type { NodeEndpoints, Room } from '../../platform/platform.ts';
-import {
-  type OperationProgress,
-  progressQuery,
-  resumeUpdate,
-  type ScaleInput,
-  scaleWorkflowId,
-} from '../../workflows/messages.ts';
-import {
-  CLUSTER,
-  createFixture,
-  type Fixture,
-  type FixtureOptions,
-  pendingAt,
-  WORKSPACE,
-} from '../jobsdb/move-fixture.ts';
+import type { Room } from '../../platform/platform.ts';
+import { type OperationProgress, resumeUpdate } from '../../workflows/messages.ts';
+import { createFixture, type Fixture, type FixtureOptions, pendingAt, WORKSPACE } from '../jobsdb/move-fixture.ts';
 import { createDatabaseAt, createTestDatabase } from '../support/database.ts';
 import { startOwnPostgres } from '../support/own-postgres.ts';
 import { mountTinyDisk, tinyDisksMissing } from '../support/tiny-disk.ts';
 import { until } from '../support/wait.ts';
 import { Harness } from './harness.ts';
+import { withTwoNodes } from './two-nodes.ts';
 
 const noDisks = tinyDisksMissing();
 if (noDisks) console.warn(`skipped: ${noDisks}`);
@@ -56,68 +35,17 @@ async function scaleDown(
   const f = await createFixture(4, { names: ['node-0', 'node-1'], ...options });
   try {
     await prepare(f);
-    const at = (name: string) => (name === 'node-0' ? f.a : f.b);
-    const endpointsOf = async (name: string) => ({ node: name, database: at(name).database.address }) as NodeEndpoints;
-    const activities = createActivities({
-      ringStore: f.store,
-      platform: {
-        ensureNode: endpointsOf,
-        removeNode: async () => undefined,
-        roomOf: options.roomOf ?? (async () => null),
-      },
-      endpointsOf,
-      assertNothingPending: async () => undefined,
-      controlOf: async (name) => at(name).steward,
-      holders: { endOf: async ({ operationId }) => (operationId === 'op' ? 'it was the fixture' : null) },
-      actor: 'worker@test',
-      log: pino({ level: 'silent' }),
-      limits: {
-        settleWithinMs: 10_000,
-        pollEveryMs: 10,
-        standInAfterMs: 500,
-        lostAfterMs: 1_000,
-        caretakerIdleMs: 1_000,
-      },
-    } satisfies ActivityDeps);
-    const taskQueue = `trouble-${randomUUID().slice(0, 8)}`;
-    const worker = await Worker.create({
-      connection: harness.env.nativeConnection,
-      taskQueue,
-      workflowBundle: harness.bundle,
-      activities,
-      maxHeartbeatThrottleInterval: 50,
-      defaultHeartbeatThrottleInterval: 50,
-    });
-    const work = async (): Promise<void> => {
-      const operation = await harness.env.client.workflow.start<(input: ScaleInput) => Promise<OperationProgress>>(
-        'ScaleCluster',
-        {
-          workflowId: scaleWorkflowId(CLUSTER),
-          taskQueue,
-          args: [{ clusterId: CLUSTER, reason: 'a test', targetNodes: 1 }],
+    await withTwoNodes(harness, f, options.roomOf ? { roomOf: options.roomOf } : {}, async ({ start, shows }) => {
+      const operation = await start({ targetNodes: 1 });
+      await run({
+        f,
+        blocked: () => shows(operation, 'the operation is blocked', ({ state }) => state === 'blocked', 30_000),
+        resume: async () => {
+          await operation.executeUpdate(resumeUpdate, { args: [{}] });
+          return operation.result();
         },
-      );
-      try {
-        await run({
-          f,
-          blocked: () =>
-            until(
-              async () => {
-                const seen = await operation.query(progressQuery);
-                return seen.state === 'blocked' ? seen : null;
-              },
-              { deadlineMs: 30_000, what: 'the operation is blocked' },
-            ),
-          resume: async () => {
-            await operation.executeUpdate(resumeUpdate, { args: [{}] });
-            return operation.result();
-          },
-        });
-      } finally {
-        await operation.terminate('the test has ended').catch(() => undefined); // it has ended, where all went well
-      }
-    };
-    await worker.runUntil(work());
+      });
+    });
   } finally {
     await f.close();
   }
