@@ -12,13 +12,16 @@ import {
   readOperation,
   startOperation,
   steerOperation,
+  undoOperation,
 } from '../demo/operations.ts';
 import type { PlannedOperation } from './plan.ts';
 
 export interface OperationsSeen {
   /** Reached their size. */
   completed: number;
-  /** Cancelled: what was not handed over went back. */
+  /** Stopped: what was not handed over went back, what was stayed. */
+  cancelled: number;
+  /** Taken back, by themselves or by another operation once they had ended. */
   undone: number;
   /** Were blocked at least once, however they ended. */
   blocked: number;
@@ -52,10 +55,11 @@ export async function operate(options: OperatorOptions): Promise<void> {
     if (options.enough.aborted) break;
     const operationId = await start(options, planned, nth);
     if (operationId === null) continue;
-    const last = await seeThrough(options, planned, operationId);
+    const { last, isUndo } = await seeThrough(options, planned, operationId);
     options.say(`· ${last.from} → ${last.to} nodes: ${last.state}, ${last.partitionsMoved} partitions moved`);
-    if (last.state === 'completed') seen.completed += 1;
-    else if (last.state === 'cancelled') seen.undone += 1;
+    if (last.state === 'undone' || (isUndo && last.state === 'completed')) seen.undone += 1;
+    else if (last.state === 'completed') seen.completed += 1;
+    else if (last.state === 'cancelled') seen.cancelled += 1;
     else if (last.state !== 'nothing to do') throw new Error(`operation ${operationId} ended as ${last.state}`);
   }
 }
@@ -85,18 +89,37 @@ async function isNobodyRunning({ api, clusterId, signal }: OperatorOptions): Pro
   }
 }
 
+/** To the end of it, or of the operation that takes it back. */
 async function seeThrough(
   options: OperatorOptions,
-  planned: PlannedOperation,
-  operationId: string,
-): Promise<OperationProgress> {
+  { change }: PlannedOperation,
+  started: string,
+): Promise<{ readonly last: OperationProgress; readonly isUndo: boolean }> {
   const { api, clusterId, signal, enough, say, seen } = options;
   const startedAt = performance.now();
+  let operationId = started;
   let wasBlocked = false;
-  let cancelled = false;
+  let hasChanged = change === null;
   let actedAt = 0;
   let enoughSince: number | null = null;
   let last: OperationProgress | null = null;
+
+  const act = async (action: 'retry' | 'cancel' | 'undo'): Promise<boolean> => {
+    actedAt = performance.now();
+    try {
+      const how = { reason: 'chaos', signal };
+      if (action !== 'undo') await steerOperation(api, clusterId, operationId, action, how);
+      else {
+        const idempotencyKey = `chaos-undo-${started}`;
+        operationId = (await undoOperation(api, clusterId, started, { ...how, idempotencyKey })) ?? started;
+      }
+      return true;
+    } catch (error) {
+      if (!signal.aborted) say(`· ${action} is refused for now: ${describeError(error)}`);
+      return false;
+    }
+  };
+
   for (;;) {
     await sleep(LOOK_EVERY_MS, null, { signal });
     const at = performance.now();
@@ -110,25 +133,15 @@ async function seeThrough(
     if (!progress) continue;
     last = progress;
     options.onProgress(progress);
-    if (hasEnded(progress)) return progress;
-    const act = async (action: 'retry' | 'cancel'): Promise<boolean> => {
-      actedAt = at;
-      try {
-        await steerOperation(api, clusterId, operationId, action, { reason: 'chaos', signal });
-        return true;
-      } catch (error) {
-        if (!signal.aborted) say(`· ${action} is refused for now: ${describeError(error)}`);
-        return false;
-      }
-    };
+    const isUndone = change?.action === 'undo' && !hasChanged && progress.state === 'completed' && !enough.aborted;
+    if (hasEnded(progress) && !isUndone) return { last: progress, isUndo: operationId !== started };
     if (progress.state === 'blocked' && !wasBlocked) {
       wasBlocked = true;
       seen.blocked += 1;
       say(`· blocked on ${progress.blockedOn?.code}: ${progress.blockedOn?.message}`);
     }
     if (at - actedAt < RETRY_EVERY_MS) continue;
-    const { cancelAfterMs } = planned;
-    if (cancelAfterMs !== null && !cancelled && at - startedAt > cancelAfterMs) cancelled = await act('cancel');
+    if (change && !hasChanged && at - startedAt > change.afterMs) hasChanged = await act(change.action);
     else if (progress.state === 'blocked') await act('retry');
   }
 }

@@ -29,8 +29,8 @@ export interface PlannedFault {
 
 export interface PlannedOperation {
   readonly to: number;
-  /** So long after its start somebody changes his mind; null: nobody does. */
-  readonly cancelAfterMs: number | null;
+  /** Somebody changes his mind, so long after its start; an undo comes as well where the operation has ended by then. Null: nobody does. */
+  readonly change: { readonly action: 'cancel' | 'undo'; readonly afterMs: number } | null;
 }
 
 export interface ChaosPlan {
@@ -51,7 +51,9 @@ const LONG_SHARE = 0.1;
 const USUAL_MS = { least: 500, most: 6_000 };
 const SHORT_MS = 200;
 const SIZE_MAX = 4;
-const CANCEL_SHARE = 0.15;
+/** Of operations: cancelled, and undone. */
+const CHANGED_SHARES = { cancel: 0.1, undo: 0.1 };
+const CHANGED_AFTER_MS = { least: 500, most: 8_000 };
 
 const blows: Readonly<Record<ChaosKind, readonly ChaosBlow[]>> = {
   worker: ['SIGKILL', 'SIGSTOP'],
@@ -93,8 +95,10 @@ export function planChaos(seed: number, seconds: number, kinds: readonly ChaosKi
   let size = 2;
   while (operations.length < Math.ceil(seconds / 2) + 10) {
     const to = pickOf([1, 2, 3, SIZE_MAX].filter((other) => other !== size));
-    const isCancelled = random() < CANCEL_SHARE;
-    operations.push({ to, cancelAfterMs: isCancelled ? between({ least: 500, most: 8_000 }) : null });
+    const mind = random();
+    const isChanged = mind < CHANGED_SHARES.cancel + CHANGED_SHARES.undo;
+    const action = mind < CHANGED_SHARES.cancel ? 'cancel' : 'undo';
+    operations.push({ to, change: isChanged ? { action, afterMs: between(CHANGED_AFTER_MS) } : null });
     size = to;
   }
   return { faults, operations };

@@ -115,7 +115,7 @@ export function summarizeChaos(report: ChaosReport): string {
       .map(([kind, count]) => `${kind} ${count}`)
       .join(', ')}`,
     `  inside a cut-over     ${report.faultsInsideCutOver} (of ${report.cutOvers} that were seen)`,
-    `  operations            ${operations.completed} completed, ${operations.undone} undone, ${operations.blocked} blocked meanwhile`,
+    `  operations            ${operations.completed} completed, ${operations.cancelled} cancelled, ${operations.undone} undone, ${operations.blocked} blocked meanwhile`,
     `  events sent           ${n(events.sent)}, acknowledged ${n(events.acknowledged)}, delivered ${n(events.delivered)}`,
     `  lost                  ${n(events.lost)}`,
     `  delivered twice       ${n(events.duplicated)} (${n(events.duplicatedExplained)} explained by a fault)`,

@@ -19,7 +19,7 @@ import { startTraffic, type Traffic } from '../traffic/traffic.ts';
 import { type CutOverWatch, watchCutOvers } from './cut-overs.ts';
 import { Injector, type Struck } from './injector.ts';
 import { findLeftovers } from './leftovers.ts';
-import { operate } from './operator.ts';
+import { type OperationsSeen, operate } from './operator.ts';
 import type { ChaosOptions } from './options.ts';
 import { type ChaosPlan, FIRST_SIZE, planChaos } from './plan.ts';
 import { type ChaosReport, exitCodeOf, reportChaos } from './report.ts';
@@ -121,7 +121,7 @@ interface Striking {
 /** Until the last fault has healed and the last operation is over. What keeps it from that is told as trouble: what was sent is checked all the same. */
 async function strikeAndOperate({ options, plan, stack, cutOvers, watch, screen, signal }: Striking): Promise<{
   faults: Struck[];
-  operations: { completed: number; undone: number; blocked: number };
+  operations: OperationsSeen;
   trouble: string | null;
 }> {
   const say = (line: string): void => screen.say(line);
@@ -135,7 +135,7 @@ async function strikeAndOperate({ options, plan, stack, cutOvers, watch, screen,
     trouble ??= error instanceof Error ? error.message : String(error);
     say(`! ${trouble}`);
   };
-  const seen = { completed: 0, undone: 0, blocked: 0 };
+  const seen: OperationsSeen = { completed: 0, cancelled: 0, undone: 0, blocked: 0 };
   const noMore = new AbortController();
   const operating = operate({
     api: stack.api,

@@ -1,6 +1,6 @@
 /** Starting an operation by the HTTP API, finding one that something else has started, and watching it to its end. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { ApiError, OperationAnswer, OperationsAnswer } from '../../client/api-types.ts';
+import type { ApiError, OperationAnswer, OperationsAnswer, UndoAnswer } from '../../client/api-types.ts';
 import { CodedError } from '../../kit/errors.ts';
 import type { OperationProgress } from '../../workflows/messages.ts';
 
@@ -116,6 +116,24 @@ export function steerOperation(
   options: { readonly reason: string; readonly signal: AbortSignal },
 ): Promise<OperationProgress> {
   return ask(api, `${pathOf(clusterId)}/${operationId}/${action}`, options.signal, { reason: options.reason });
+}
+
+/** The id of the operation that takes it back; null where it takes itself back, or nothing is to be taken back. */
+export async function undoOperation(
+  api: Api,
+  clusterId: string,
+  operationId: string,
+  options: { readonly reason: string; readonly signal: AbortSignal; readonly idempotencyKey: string },
+): Promise<string | null> {
+  const { reason, signal, idempotencyKey } = options;
+  const undone = await ask<UndoAnswer>(
+    api,
+    `${pathOf(clusterId)}/${operationId}/undo`,
+    signal,
+    { reason },
+    idempotencyKey,
+  );
+  return undone.result === 'started' ? undone.operationId : null;
 }
 
 const pathOf = (clusterId: string): string => `/v1/clusters/${clusterId}/operations`;

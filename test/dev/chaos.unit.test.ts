@@ -42,6 +42,9 @@ describe('the plan', () => {
       const sizes = [FIRST_SIZE, ...operations.map(({ to }) => to)];
       for (let n = 1; n < sizes.length; n += 1) expect(sizes[n], about).not.toBe(sizes[n - 1]);
     }
+    const changes = Array.from({ length: 200 }, (_, seed) => planChaos(seed, 120, chaosKinds).operations).flat();
+    for (const action of ['cancel', 'undo'] as const)
+      expect(changes.filter(({ change }) => change?.action === action).length / changes.length).toBeCloseTo(0.1, 1);
   });
 
   test('hits only the kinds that are asked for', () => {
@@ -133,7 +136,7 @@ describe('the report', () => {
       check: checkDelivery({ sent, received, faults, waitEnded: true }),
       faults,
       cutOvers,
-      operations: { completed: 1, undone: 0, blocked: 0 },
+      operations: { completed: 1, cancelled: 0, undone: 0, blocked: 0 },
       leftovers: [],
       trouble: null,
       ...more,
