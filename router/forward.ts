@@ -6,10 +6,12 @@ import { randomUUID } from 'node:crypto';
 import type { NodeFacts } from '../ring/events.ts';
 import { type PartitionIndex, partitionOf } from '../ring/partition.ts';
 import type { Ring } from '../ring/ring.ts';
+import type { Answer, AnswerHeaders } from './answer.ts';
 import { cutBatch, joinBatch, withMessageId } from './batch-text.ts';
 import { type Gates, HoldRefused, type Ticket } from './gates.ts';
 import type { RouterMetrics } from './metrics.ts';
-import type { Answer, Fate, NodeRequest, Upstream } from './upstream.ts';
+import type { NodeRequest } from './node-pool.ts';
+import type { Fate, Upstream } from './upstream.ts';
 
 /** A request whose users are known, or the part of one. */
 export interface Part {
@@ -183,8 +185,7 @@ function split(
     if (own) own.push(nth);
     else byOwner.set(owner, [nth]);
   });
-  const headers = { ...part.request.headers };
-  delete headers['content-encoding']; // parts are sent as plain JSON
+  const headers = part.request.headers.replace(/^content-encoding:.*\r\n/im, ''); // parts are sent as plain JSON
   return [...byOwner.values()].map((nths) => ({
     part: {
       request: { ...part.request, headers },
@@ -213,13 +214,12 @@ function combine(answers: readonly Answer[], parts: readonly Part[]): Answer {
   const rank = (status: number): number => (status === 502 ? 4 : status === 503 ? 3 : status >= 500 ? 2 : 1);
   const worst = failed.reduce((a, b) => (rank(b.status) > rank(a.status) ? b : a));
   const told = answers.map((answer, nth) => ({ events: parts[nth]!.indexes, status: answer.status }));
-  const answer = jsonAnswer(worst.status, {
-    error: 'PARTLY_STORED',
-    message: 'some events were not stored: send the batch again',
-    parts: told,
-  });
-  if (worst.headers['retry-after'] !== undefined) answer.headers['retry-after'] = worst.headers['retry-after'];
-  return answer;
+  const retryAfter = worst.headers['retry-after'];
+  return jsonAnswer(
+    worst.status,
+    { error: 'PARTLY_STORED', message: 'some events were not stored: send the batch again', parts: told },
+    retryAfter === undefined ? {} : { 'retry-after': retryAfter },
+  );
 }
 
 /** A refusal that names partitions, and none that we have sent. */
@@ -236,15 +236,17 @@ const isOk = (status: number): boolean => status >= 200 && status < 300;
 /** Nobody reads it. */
 const gone: Answer = { status: 499, headers: {}, body: Buffer.alloc(0) };
 
-export function jsonAnswer(status: number, body: unknown): Answer {
-  return { status, headers: { 'content-type': 'application/json' }, body: Buffer.from(`${JSON.stringify(body)}\n`) };
+export function jsonAnswer(status: number, body: unknown, headers: AnswerHeaders = {}): Answer {
+  return {
+    status,
+    headers: { 'content-type': 'application/json', ...headers },
+    body: Buffer.from(`${JSON.stringify(body)}\n`),
+  };
 }
 
 /** Nothing was stored: the client may send it again. */
 export function unavailable(error: string, message: string): Answer {
-  const answer = jsonAnswer(503, { error, message });
-  answer.headers['retry-after'] = '1';
-  return answer;
+  return jsonAnswer(503, { error, message }, { 'retry-after': '1' });
 }
 
 function unknownOutcome(because: string): Answer {

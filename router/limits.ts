@@ -15,6 +15,8 @@ export interface RouterLimits {
   /** No connection within this: nothing was sent, so it is tried again. */
   readonly connectTimeoutMs: number;
   readonly connectionsPerNode: number;
+  /** Connections of clients at once; more are closed at once. Twice the requests that may be held, each of which has one. */
+  readonly connectionsMax: number;
   /** A hold that nobody ends is tried again this often: the end may stand in a log that this router cannot read at present. */
   readonly probeEveryMs: number;
   /** Graceful stop: requests in hand get this long. Above `holdMs`, so that a held one gets its answer. */
@@ -32,6 +34,7 @@ export const routerLimits: RouterLimits = {
   nodeTimeoutMs: 30_000,
   connectTimeoutMs: 2_000,
   connectionsPerNode: 128,
+  connectionsMax: 20_000,
   probeEveryMs: 1_000,
   stopMs: 20_000,
   bodyTimeoutMs: 30_000,

@@ -23,14 +23,25 @@ export function createRouterMetrics(sources: {
   gauge('ringmaster_router_held_requests', 'Requests held now.', sources.held);
   gauge('ringmaster_router_held_bytes', 'Bodies of requests held now.', sources.heldBytes);
   gauge('ringmaster_router_ring_version', 'Version of the ring that requests are routed by.', sources.ringVersion);
+  /** Requests answered by status: a plain number for each, as one is raised for every request. */
+  const answered = new Float64Array(600);
+  new Counter({
+    name: 'ringmaster_router_requests_total',
+    help: 'Requests answered, by status.',
+    labelNames: ['status'],
+    registers,
+    collect() {
+      this.reset();
+      answered.forEach((count, status) => {
+        if (count > 0) this.inc({ status: String(status) }, count);
+      });
+    },
+  });
   return {
     registry,
-    requests: new Counter({
-      name: 'ringmaster_router_requests_total',
-      help: 'Requests answered, by status.',
-      labelNames: ['status'],
-      registers,
-    }),
+    answered(status: number): void {
+      answered[status]! += 1;
+    },
     retries: new Counter({
       name: 'ringmaster_router_retries_total',
       help: 'Times a request was not stored and is to be sent again, by reason.',

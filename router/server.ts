@@ -2,25 +2,32 @@
  * The router: takes events from clients and sends those of a user to the node that owns the user's partition.
  * Holds: it serves from the last ring it knows and asks nobody else (no Temporal, no API); it forwards nothing outside /v1, /beacon and /pixel.
  */
-import {
-  createServer,
-  type IncomingHttpHeaders,
-  type IncomingMessage,
-  type Server,
-  type ServerResponse,
-} from 'node:http';
-import type { AddressInfo } from 'node:net';
-import { promisify } from 'node:util';
-import { gunzip, inflate } from 'node:zlib';
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import type { AddressInfo, Socket } from 'node:net';
 import { describeError } from '../kit/errors.ts';
 import { type Logger, now } from '../kit/log.ts';
 import type { RingView } from '../ringstore/view.ts';
+import type { Answer } from './answer.ts';
+import { FastPath, type FastPathOptions, type PlainRequest } from './fast-path.ts';
 import { type Client, Forwarder, jsonAnswer, unavailable } from './forward.ts';
 import { Gates } from './gates.ts';
 import { type RouterLimits, routerLimits } from './limits.ts';
 import { createRouterMetrics, type RouterMetrics } from './metrics.ts';
-import { carriesEvents, understand } from './understand.ts';
-import { type Answer, type NodeRequest, Upstream } from './upstream.ts';
+import type { NodeRequest } from './node-pool.ts';
+import {
+  BytesInHand,
+  cutTarget,
+  first,
+  headersForNode,
+  isForwarded,
+  plainHeadersForNode,
+  readBody,
+  textOf,
+  tooMuch,
+} from './request.ts';
+import { carriesEvents, isSingle, type Understood, understand } from './understand.ts';
+import { Upstream } from './upstream.ts';
+import { findUserKey } from './user-key.ts';
 
 export interface RouterOptions {
   readonly view: Pick<RingView, 'ring' | 'onChange' | 'trouble'>;
@@ -29,6 +36,8 @@ export interface RouterOptions {
   readonly host?: string;
   /** 0: any free one. */
   readonly port?: number;
+  /** Default true. Without it every request goes through the full HTTP stack: the same answers, more slowly. */
+  readonly fastPath?: boolean;
 }
 
 export interface Router {
@@ -40,10 +49,12 @@ export interface Router {
   stop(): Promise<void>;
 }
 
-const decompressors = new Map([
-  ['gzip', promisify(gunzip)],
-  ['deflate', promisify(inflate)],
-]);
+/** An idle connection of a client: above the usual 60 s of load balancers, so that the other side closes first. */
+const IDLE_MS = 65_000;
+/** From a connection's start, or the first byte of a request, to the end of its header. */
+const HEADERS_MS = 15_000;
+/** How often the full stack looks for clients that are too slow; more often where the limit is short. */
+const LOOK_MS = 5_000;
 
 export async function startRouter(options: RouterOptions): Promise<Router> {
   const { view, log } = options;
@@ -63,6 +74,7 @@ export async function startRouter(options: RouterOptions): Promise<Router> {
   const upstream = new Upstream(limits);
   const forwarder = new Forwarder({ ring: () => view.ring, gates, upstream, metrics, now });
   const inHand = new InHand();
+  const bytesInHand = new BytesInHand(limits.inHandBytesMax);
   let ringSince = now();
   const unsubscribe = view.onChange((ring) => {
     ringSince = now();
@@ -78,7 +90,7 @@ export async function startRouter(options: RouterOptions): Promise<Router> {
       (isForwarded(path)
         ? await forward(request, response, path, query)
         : jsonAnswer(404, { error: 'NOT_FOUND', message: 'no such path' }));
-    if (!own) metrics.requests.inc({ status: String(answer.status) });
+    if (!own) metrics.answered(answer.status);
     reply(response, answer, inHand.stopping);
   };
 
@@ -124,11 +136,9 @@ export async function startRouter(options: RouterOptions): Promise<Router> {
       client.gone = true;
       for (const drop of [...client.onGone]) drop();
     });
-    const body = await readBody(request, limits, inHand);
+    const body = await readBody(request, limits, bytesInHand);
     if (!Buffer.isBuffer(body)) return body;
-    inHand.bytes += body.length;
     try {
-      if (view.ring.version === 0) return unavailable('NO_RING', 'no ring is known yet');
       const nodeRequest: NodeRequest = {
         method,
         target: request.url!,
@@ -139,22 +149,63 @@ export async function startRouter(options: RouterOptions): Promise<Router> {
       const text = events ? await textOf(body, request.headers, limits) : null;
       const understood =
         text === null ? null : understand(path, query, first(request.headers['anonymousid']), text.text);
-      if (understood?.kind !== 'events') return await forwarder.sendToAny(nodeRequest, client);
-      const indexes = understood.users.map((_, nth) => nth);
-      return await forwarder.send(
-        { request: nodeRequest, body, users: understood.users, indexes, text: text!.compressed ? text!.text : null },
-        client,
-      );
+      return await send(nodeRequest, body, understood, text?.compressed ? text.text : null, client);
     } finally {
-      inHand.bytes -= body.length;
+      bytesInHand.give(body.length);
     }
   };
 
+  /** `text`: of a compressed body. */
+  const send = (
+    request: NodeRequest,
+    body: Buffer,
+    understood: Understood | null,
+    text: string | null,
+    client: Client,
+  ): Promise<Answer> => {
+    if (view.ring.version === 0) return Promise.resolve(unavailable('NO_RING', 'no ring is known yet'));
+    if (understood?.kind !== 'events') return forwarder.sendToAny(request, client);
+    const { users } = understood;
+    return forwarder.send({ request, body, users, indexes: users.map((_, nth) => nth), text }, client);
+  };
+
+  const forwardPlain = async (plain: PlainRequest, client: Client): Promise<Answer> => {
+    const { head, body, text } = plain;
+    if (!bytesInHand.take(body.length)) return tooMuch();
+    try {
+      const request = { method: 'POST', target: head.target, headers: plainHeadersForNode(plain), body };
+      const key = isSingle(head.path) ? findUserKey(text, head.bodyAt, head.anonymousId) : 'in doubt';
+      const understood: Understood | null =
+        key === 'in doubt'
+          ? understand(head.path, '', head.anonymousId, body.toString('utf8'))
+          : key && { kind: 'events', users: [key.userKey], batch: false };
+      return await send(request, body, understood, null, client);
+    } finally {
+      bytesInHand.give(body.length);
+    }
+  };
+
+  const answerPlain = async (plain: PlainRequest, client: Client): Promise<Answer> => {
+    inHand.add();
+    try {
+      const answer = await forwardPlain(plain, client);
+      metrics.answered(answer.status);
+      return answer;
+    } catch (error) {
+      log.error({ error: describeError(error) }, 'request failed');
+      return failed;
+    } finally {
+      inHand.done();
+    }
+  };
+
+  const headersMs = Math.min(HEADERS_MS, limits.bodyTimeoutMs);
   const server = createServer(
     {
-      keepAliveTimeout: 65_000,
+      keepAliveTimeout: IDLE_MS,
       requestTimeout: limits.bodyTimeoutMs,
-      headersTimeout: Math.min(15_000, limits.bodyTimeoutMs),
+      headersTimeout: headersMs,
+      connectionsCheckingInterval: Math.min(LOOK_MS, headersMs / 2),
     },
     (request, response) => {
       inHand.add();
@@ -162,12 +213,24 @@ export async function startRouter(options: RouterOptions): Promise<Router> {
         .catch((error: unknown) => {
           // A bug, or a client that went away while it was sending.
           if (!request.destroyed || request.complete) log.error({ error: describeError(error) }, 'request failed');
-          if (!response.headersSent)
-            reply(response, jsonAnswer(500, { error: 'INTERNAL', message: 'the router failed' }), true);
+          if (!response.headersSent) reply(response, failed, true);
         })
         .finally(() => inHand.done());
     },
   );
+  server.maxConnections = limits.connectionsMax;
+  const fastPath =
+    (options.fastPath ?? true)
+      ? putBefore(server, {
+          firstMs: headersMs,
+          bodyMs: limits.bodyTimeoutMs,
+          idleMs: IDLE_MS,
+          bodyBytesMax: limits.bodyBytesMax,
+          bytesInHand,
+          ask: answerPlain,
+          isStopping: () => inHand.stopping,
+        })
+      : null;
   const url = await listen(server, options.host ?? '127.0.0.1', options.port ?? 0);
 
   return {
@@ -177,14 +240,23 @@ export async function startRouter(options: RouterOptions): Promise<Router> {
     async stop() {
       inHand.stopping = true;
       const closed = new Promise<void>((resolve) => server.close(() => resolve()));
-      server.closeIdleConnections();
+      const closeIdle = (): void => {
+        server.closeIdleConnections();
+        fastPath?.closeIdle();
+      };
+      closeIdle();
       await inHand.empty(limits.stopMs);
-      server.closeIdleConnections();
-      setTimeout(() => server.closeAllConnections(), 1_000).unref(); // answers that are still being written
+      closeIdle();
+      // Answers that are still being written.
+      setTimeout(() => {
+        server.closeAllConnections();
+        fastPath?.close();
+      }, 1_000).unref();
       await closed;
+      fastPath?.close();
       unsubscribe();
       gates.close();
-      await upstream.close();
+      upstream.close();
     },
   };
 }
@@ -192,7 +264,6 @@ export async function startRouter(options: RouterOptions): Promise<Router> {
 /** Requests between their first line and their answer. */
 class InHand {
   stopping = false;
-  bytes = 0;
   #count = 0;
   #waiting: (() => void) | null = null;
 
@@ -213,111 +284,33 @@ class InHand {
   }
 }
 
-/** The body, or the answer to one that is not taken. */
-function readBody(request: IncomingMessage, limits: RouterLimits, inHand: InHand): Promise<Buffer | Answer> {
-  const announced = Number(request.headers['content-length'] ?? 0);
-  if (announced > limits.bodyBytesMax) {
-    request.resume();
-    return Promise.resolve(tooLarge(limits));
-  }
-  if (inHand.bytes + announced > limits.inHandBytesMax) {
-    request.resume();
-    return Promise.resolve(unavailable('ROUTER_FULL', 'too many bytes are in hand'));
-  }
-  return new Promise((resolve, reject) => {
-    const chunks: Buffer[] = [];
-    let bytes = 0;
-    request.on('data', (chunk: Buffer) => {
-      bytes += chunk.length;
-      if (bytes > limits.bodyBytesMax) {
-        chunks.length = 0;
-        resolve(tooLarge(limits));
-      } else chunks.push(chunk);
-    });
-    request.on('end', () => resolve(chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks)));
-    request.on('error', reject);
-    request.on('close', () => {
-      if (!request.complete) reject(new Error('the client went away'));
-    });
+const failed = jsonAnswer(500, { error: 'INTERNAL', message: 'the router failed' });
+
+/** Every connection is the fast path's first, and the full stack's once it has met something that is not plain. */
+function putBefore(server: Server, options: Omit<FastPathOptions, 'handOver'>): FastPath {
+  const [toFullStack] = server.listeners('connection') as ((this: Server, socket: Socket) => void)[];
+  const fastPath = new FastPath({
+    ...options,
+    handOver(socket, read) {
+      socket.unshift(read);
+      toFullStack!.call(server, socket);
+      socket.resume();
+    },
   });
-}
-
-function tooLarge(limits: RouterLimits): Answer {
-  return jsonAnswer(413, { error: 'BODY_TOO_LARGE', message: `the body is larger than ${limits.bodyBytesMax} bytes` });
-}
-
-/** The body's text, decompressed where it must be; null where that cannot be done (then a node may judge it). */
-async function textOf(
-  body: Buffer,
-  headers: IncomingHttpHeaders,
-  limits: RouterLimits,
-): Promise<{ text: string; compressed: boolean } | null> {
-  const encoding = headers['content-encoding'];
-  if (encoding === undefined || encoding === 'identity') return { text: body.toString('utf8'), compressed: false };
-  const decompress = decompressors.get(encoding);
-  if (!decompress) return null;
-  try {
-    return {
-      text: (await decompress(body, { maxOutputLength: limits.bodyBytesMax })).toString('utf8'),
-      compressed: true,
-    };
-  } catch {
-    return null;
-  }
-}
-
-/** Of this connection only (RFC 9110, 7.6.1); `host` and `content-length` are written anew; `expect` has been answered here. */
-const notForwarded = new Set([
-  'connection',
-  'keep-alive',
-  'proxy-connection',
-  'te',
-  'trailer',
-  'transfer-encoding',
-  'upgrade',
-  'host',
-  'content-length',
-  'expect',
-]);
-
-function headersForNode(request: IncomingMessage): Record<string, string | string[]> {
-  const headers: Record<string, string | string[]> = {};
-  const named = first(request.headers.connection)
-    ?.toLowerCase()
-    .split(',')
-    .map((name) => name.trim());
-  for (const [name, value] of Object.entries(request.headers)) {
-    if (value === undefined || notForwarded.has(name) || named?.includes(name)) continue;
-    headers[name] = value;
-  }
-  const before = request.headers['x-forwarded-for'];
-  const peer = request.socket.remoteAddress ?? 'unknown';
-  headers['x-forwarded-for'] = before ? `${before}, ${peer}` : peer;
-  return headers;
+  server.removeAllListeners('connection');
+  server.on('connection', (socket) => fastPath.accept(socket));
+  return fastPath;
 }
 
 function reply(response: ServerResponse, answer: Answer, lastOne: boolean): void {
   if (response.destroyed) return;
   response.statusCode = answer.status;
   for (const [name, value] of Object.entries(answer.headers)) {
-    if (value !== undefined && !notForwarded.has(name)) response.setHeader(name, value);
+    if (value !== undefined && name !== 'content-length') response.setHeader(name, value);
   }
   if (lastOne) response.setHeader('connection', 'close');
   response.setHeader('content-length', answer.body.length);
   response.end(answer.body);
-}
-
-const first = (value: string | string[] | undefined): string | undefined => (Array.isArray(value) ? value[0] : value);
-
-function cutTarget(target: string): [path: string, query: string] {
-  const at = target.indexOf('?');
-  return at < 0 ? [target, ''] : [target.slice(0, at), target.slice(at + 1)];
-}
-
-/** Only what clients send events to. A path that a node could read as another one is none of these. */
-function isForwarded(path: string): boolean {
-  if (!/^\/(v1|beacon|pixel)\//.test(path)) return false;
-  return !/(^|[/\\])\.{1,2}([/\\]|$)|%2e|%2f|%5c|\\|\/\//i.test(path);
 }
 
 function listen(server: Server, host: string, port: number): Promise<string> {

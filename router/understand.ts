@@ -15,6 +15,9 @@ const singlePaths = new Set(
 );
 const batchPaths = new Set(['/v1/batch', '/v1/import', '/beacon/v1/batch']);
 
+/** Whether the body of this path is one event. */
+export const isSingle = (path: string): boolean => singlePaths.has(path);
+
 /** Whether requests of this path carry events in their body. */
 export const carriesEvents = (method: string, path: string): boolean =>
   method === 'POST' && (singlePaths.has(path) || batchPaths.has(path));
@@ -32,7 +35,7 @@ export function understand(path: string, query: string, anonymousId: string | un
   } catch {
     return any;
   }
-  if (singlePaths.has(path)) {
+  if (isSingle(path)) {
     const user = userOf(parsed, anonymousId);
     return user === null ? any : { kind: 'events', users: [user], batch: false };
   }

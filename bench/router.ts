@@ -1,0 +1,374 @@
+/**
+ * The router against nginx as a proxy that hashes the AnonymousId header, in turn, on the same core, with the same back ends (two nginx servers that answer `OK`) and the same
+ * load. The core under test is one; back ends and load share the other.
+ *   rates and their latencies   wrk, so many connections that the core is busy
+ *   latency at half load        an open-loop sender (open-loop.ts) at half of the router's own rate: through the router, through nginx, and straight to a back end
+ * Medians over the rounds. Without nginx or wrk, or where the core under test was not busy, there is no ratio, and it says so.
+ */
+import { type ChildProcess, execFile, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:net';
+import { availableParallelism } from 'node:os';
+import path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+import { onStopSignal, PARENT_FD_VARIABLE } from '../kit/parent.ts';
+import { dataRoot } from '../platform/local/places.ts';
+import { benchRequests } from './router-requests.ts';
+
+const run = promisify(execFile);
+
+const CORE_UNDER_TEST = 0;
+const CORE_OF_THE_REST = 1;
+const CONNECTIONS = 64;
+const BUSY_PERCENT_MIN = 95;
+const WARM_UP_SECONDS = 2;
+const UP_WITHIN_MS = 10_000;
+const BACK_ENDS = 2;
+
+export interface RouterBenchOptions {
+  readonly seconds: number;
+  readonly rounds: number;
+}
+
+export interface ProxyFigures {
+  readonly rps: number;
+  readonly p50Ms: number;
+  readonly p99Ms: number;
+  /** Of the core under test, by this process alone. */
+  readonly cpuPercent: number;
+  /** Processor time of each request: holds also on a machine that is busy with other things, where rates do not. */
+  readonly cpuUsPerRequest: number;
+}
+
+export interface RouterReport {
+  readonly seconds: number;
+  readonly rounds: number;
+  readonly pinned: string;
+  readonly requestBytes: number;
+  readonly bodyBytes: number;
+  readonly connections: number;
+  readonly router?: ProxyFigures;
+  readonly nginx?: ProxyFigures;
+  /** Requests a second, the router's to nginx'. */
+  readonly ratio?: number;
+  /** At half of the router's own rate: p99 through the router, less p99 straight to a back end. */
+  readonly addedP99MsAtHalfLoad?: number;
+  readonly halfLoad?: { readonly rps: number } & Readonly<
+    Record<Way, { readonly p50Ms: number; readonly p99Ms: number }>
+  >;
+  readonly roundsRps?: readonly { readonly router: number; readonly nginx: number }[];
+  /** Why there is no ratio. */
+  readonly missing?: string;
+}
+
+type Way = 'router' | 'nginx' | 'direct';
+
+export async function benchRouter(options: RouterBenchOptions): Promise<RouterReport> {
+  const [first] = benchRequests(10_000);
+  const about = {
+    ...options,
+    pinned: `core ${CORE_UNDER_TEST}: the router, or nginx; core ${CORE_OF_THE_REST}: back ends and load`,
+    requestBytes: Buffer.byteLength(first!),
+    bodyBytes: Buffer.byteLength(first!.slice(first!.indexOf('\r\n\r\n') + 4)),
+    connections: CONNECTIONS,
+  };
+  say(`pinned: ${about.pinned}; requests of ${about.requestBytes} bytes, ${about.bodyBytes} of them body`);
+  const missing = await whatIsMissing();
+  if (missing !== null) {
+    if (process.env['CI']) throw new Error(missing);
+    say(`no ratio: ${missing}`);
+    return { ...about, missing };
+  }
+  const folder = path.join(dataRoot(), `bench-router-${process.pid}`);
+  const processes: ChildProcess[] = [];
+  let isStopping = false;
+  const stop = async (): Promise<void> => {
+    isStopping = true;
+    await Promise.all(processes.map(endProcess));
+    await rm(folder, { recursive: true, force: true });
+  };
+  const unlisten = onStopSignal(() => void stop().finally(() => process.exit(130)));
+  try {
+    await mkdir(folder, { recursive: true });
+    return { ...about, ...(await measure(folder, processes, options)) };
+  } catch (error) {
+    // Whatever fails because we stop is no failure of its own: the signal's handler ends the process.
+    if (isStopping) return await new Promise(() => undefined);
+    throw error;
+  } finally {
+    if (!isStopping) {
+      await stop();
+      unlisten();
+    }
+  }
+}
+
+async function measure(folder: string, processes: ChildProcess[], { seconds, rounds }: RouterBenchOptions) {
+  const start = (core: number, command: string, args: readonly string[]): ChildProcess => {
+    const child = spawn('taskset', ['-c', String(core), command, ...args], {
+      stdio: ['ignore', 'pipe', 'inherit', 'pipe'], // a pipe that ends with us: kit/parent.ts
+      env: { ...process.env, [PARENT_FD_VARIABLE]: '3' },
+    });
+    processes.push(child);
+    return child;
+  };
+  const ports = await freePorts(BACK_ENDS + 1);
+  const nginxPort = ports.pop()!;
+  await writeFile(path.join(folder, 'back.conf'), nginxConf(folder, 'back', backEnds(ports)));
+  await writeFile(path.join(folder, 'proxy.conf'), nginxConf(folder, 'proxy', proxy(nginxPort, ports)));
+  await writeFile(path.join(folder, 'load.lua'), wrkScript(nginxPort));
+  const startNginx = (core: number, name: string): ChildProcess =>
+    start(core, 'nginx', [
+      '-p',
+      folder,
+      '-c',
+      path.join(folder, `${name}.conf`),
+      '-e',
+      path.join(folder, `${name}.log`),
+    ]);
+  startNginx(CORE_OF_THE_REST, 'back');
+  await Promise.all(ports.map(connects));
+  const nginx = startNginx(CORE_UNDER_TEST, 'proxy');
+  await connects(nginxPort);
+  const script = (name: string): string => fileURLToPath(new URL(name, import.meta.url));
+  const router = start(CORE_UNDER_TEST, process.execPath, [
+    script('router-process.ts'),
+    ...ports.map((port) => `http://127.0.0.1:${port}`),
+  ]);
+  const routerPort = Number(new URL(await urlOf(router)).port);
+  router.stdout!.resume();
+
+  const load = async (port: number, pid: number, forSeconds: number): Promise<ProxyFigures> => {
+    const before = await cpuMs(pid);
+    const from = performance.now();
+    const args = ['-t1', `-c${CONNECTIONS}`, `-d${forSeconds}s`, '--latency', '-s', path.join(folder, 'load.lua')];
+    const { stdout } = await run('taskset', [
+      '-c',
+      String(CORE_OF_THE_REST),
+      'wrk',
+      ...args,
+      `http://127.0.0.1:${port}`,
+    ]);
+    const usedMs = (await cpuMs(pid)) - before;
+    const cpuPercent = usedMs / (performance.now() - from);
+    const said = JSON.parse(/^\{.*\}$/m.exec(stdout)![0]) as Record<
+      'requests' | 'us' | 'failed' | 'p50' | 'p99',
+      number
+    >;
+    if (said.failed > 0) throw new Error(`${said.failed} requests of wrk failed: ${stdout}`);
+    return {
+      rps: Math.round(said.requests / (said.us / 1e6)),
+      p50Ms: said.p50 / 1_000,
+      p99Ms: said.p99 / 1_000,
+      cpuPercent: Math.round(cpuPercent * 1_000) / 10,
+      cpuUsPerRequest: Math.round((usedMs / said.requests) * 10_000) / 10,
+    };
+  };
+  const nginxPid = await workerOf(nginx.pid!);
+  const ways = { router: [routerPort, router.pid!], nginx: [nginxPort, nginxPid] } as const;
+  for (const [port, pid] of Object.values(ways)) await load(port, pid, WARM_UP_SECONDS);
+  const figures = { router: [] as ProxyFigures[], nginx: [] as ProxyFigures[] };
+  for (let round = 0; round < rounds; round += 1) {
+    for (const way of ['router', 'nginx'] as const) {
+      const [port, pid] = ways[way];
+      const found = await load(port, pid, seconds);
+      figures[way].push(found);
+      say(`round ${round + 1}, ${way}: ${found.rps} requests a second, ${found.cpuPercent} % of the core, ${found.cpuUsPerRequest} µs of it each`);
+    }
+  }
+  const medians = { router: mediansOf(figures.router), nginx: mediansOf(figures.nginx) };
+
+  const rps = Math.round(medians.router.rps / 2);
+  const half: Record<Way, { p50Ms: number; p99Ms: number }[]> = { router: [], nginx: [], direct: [] };
+  for (let round = 0; round < rounds; round += 1) {
+    for (const [way, port] of [
+      ['direct', ports[0]!],
+      ['router', routerPort],
+      ['nginx', nginxPort],
+    ] as const) {
+      const args = [script('open-loop.ts'), port, rps, seconds, CONNECTIONS].map(String);
+      const sender = start(CORE_OF_THE_REST, process.execPath, args);
+      const [line] = (await once(sender.stdout!, 'data')) as [Buffer];
+      const said = JSON.parse(line.toString()) as Record<
+        'answered' | 'failed' | 'unanswered' | 'p50Ms' | 'p99Ms',
+        number
+      >;
+      if (said.failed + said.unanswered > 0) throw new Error(`at half load, ${way}: ${line}`);
+      if (said.answered < 0.95 * rps * seconds) throw new Error(`the sender could not keep ${rps} a second: ${line}`);
+      half[way].push(said);
+      say(`half load (${rps} a second), ${way}: p50 ${said.p50Ms.toFixed(2)} ms, p99 ${said.p99Ms.toFixed(2)} ms`);
+    }
+  }
+  const halfOf = (way: Way) => ({
+    p50Ms: round2(median(half[way].map((one) => one.p50Ms))),
+    p99Ms: round2(median(half[way].map((one) => one.p99Ms))),
+  });
+  const halfLoad = { rps, router: halfOf('router'), nginx: halfOf('nginx'), direct: halfOf('direct') };
+  const idle = (['router', 'nginx'] as const).filter((way) => medians[way].cpuPercent < BUSY_PERCENT_MIN);
+  const missing = `not saturated: ${idle.map((way) => `${way} had ${medians[way].cpuPercent} % of its core`).join(', ')}`;
+  if (idle.length > 0) say(`no ratio: ${missing}`);
+  return {
+    ...medians,
+    ...(idle.length > 0 ? { missing } : { ratio: round2(medians.router.rps / medians.nginx.rps) }),
+    addedP99MsAtHalfLoad: round2(halfLoad.router.p99Ms - halfLoad.direct.p99Ms),
+    halfLoad,
+    roundsRps: figures.router.map(({ rps }, nth) => ({ router: rps, nginx: figures.nginx[nth]!.rps })),
+  };
+}
+
+/** In words; null where all is there. */
+async function whatIsMissing(): Promise<string | null> {
+  if (process.platform !== 'linux') return 'cores are pinned on Linux only';
+  if (availableParallelism() < 2) return 'one core is not enough: back ends and load need another one';
+  for (const [command, args] of [
+    ['taskset', ['--version']],
+    ['nginx', ['-v']],
+    ['wrk', ['-v']],
+  ] as const) {
+    const found = await run(command, args).then(
+      () => true,
+      (error: NodeJS.ErrnoException) => error.code !== 'ENOENT', // wrk -v exits with 1
+    );
+    if (!found) return `${command} is not on this machine (Debian: apt-get install nginx wrk util-linux)`;
+  }
+  return null;
+}
+
+const nginxConf = (folder: string, name: string, http: string): string => `
+daemon off;
+worker_processes 1;
+pid ${path.join(folder, `${name}.pid`)};
+events { worker_connections 4096; }
+http {
+  access_log off;
+  client_body_temp_path ${path.join(folder, `${name}-body`)};
+  proxy_temp_path ${path.join(folder, `${name}-proxy`)};
+  fastcgi_temp_path ${path.join(folder, `${name}-fastcgi`)};
+  uwsgi_temp_path ${path.join(folder, `${name}-uwsgi`)};
+  scgi_temp_path ${path.join(folder, `${name}-scgi`)};
+  keepalive_requests 1000000000;
+  client_max_body_size 4000k;
+${http}
+}
+`;
+
+const backEnds = (ports: readonly number[]): string =>
+  ports.map((port) => `  server { listen 127.0.0.1:${port}; location / { return 200 "OK"; } }`).join('\n');
+
+const proxy = (port: number, nodes: readonly number[]): string => `
+  upstream nodes {
+    hash $http_anonymousid consistent;
+${nodes.map((node) => `    server 127.0.0.1:${node};`).join('\n')}
+    keepalive 128;
+    keepalive_requests 1000000000;
+  }
+  server {
+    listen 127.0.0.1:${port};
+    location / {
+      proxy_pass http://nodes;
+      proxy_http_version 1.1;
+      proxy_set_header Connection "";
+      proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+    }
+  }`;
+
+/** The requests are made once; what it found is one JSON line. */
+const wrkScript = (port: number): string => `
+local requests = {${benchRequests(port)
+  .map((text) => `[==[${text.replaceAll('\r\n', '\n')}]==]`)
+  .join(',\n')}}
+for n, text in ipairs(requests) do
+  local head, body = text:match("^(.-)\\n\\n(.*)$")
+  requests[n] = head:gsub("\\n", "\\r\\n") .. "\\r\\n\\r\\n" .. body
+end
+local n = 0
+function request()
+  n = n % #requests + 1
+  return requests[n]
+end
+function done(summary, latency)
+  local e = summary.errors
+  print(string.format('{"requests":%d,"us":%d,"failed":%d,"p50":%d,"p99":%d}', summary.requests, summary.duration,
+    e.connect + e.read + e.write + e.status + e.timeout, latency:percentile(50), latency:percentile(99)))
+end
+`;
+
+/** Processor time that a process has used so far. */
+async function cpuMs(pid: number): Promise<number> {
+  const stat = await readFile(`/proc/${pid}/stat`, 'utf8');
+  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+  const ticksPerSecond = 100; // USER_HZ, on every Linux that runs Node
+  return ((Number(fields[11]) + Number(fields[12])) / ticksPerSecond) * 1_000;
+}
+
+/** nginx' one worker. */
+async function workerOf(master: number): Promise<number> {
+  const children = await readFile(`/proc/${master}/task/${master}/children`, 'utf8');
+  return Number(children.trim().split(' ')[0]);
+}
+
+async function urlOf(router: ChildProcess): Promise<string> {
+  for await (const [line] of iterate(router)) {
+    const url = /"url":"([^"]+)"/.exec(line)?.[1];
+    if (url) return url;
+  }
+  throw new Error('the router did not start');
+}
+
+async function* iterate(child: ChildProcess): AsyncGenerator<[string]> {
+  const gone = once(child, 'exit').then(() => null);
+  for (;;) {
+    const data = await Promise.race([once(child.stdout!, 'data'), gone]);
+    if (data === null) return;
+    yield [String(data[0])];
+  }
+}
+
+async function freePorts(count: number): Promise<number[]> {
+  const servers = await Promise.all(
+    Array.from({ length: count }, async () => {
+      const server = createServer().listen(0, '127.0.0.1');
+      await once(server, 'listening');
+      return server;
+    }),
+  );
+  const ports = servers.map((server) => (server.address() as { port: number }).port);
+  await Promise.all(servers.map((server) => new Promise((resolve) => server.close(resolve))));
+  return ports;
+}
+
+async function connects(port: number): Promise<void> {
+  const deadline = performance.now() + UP_WITHIN_MS;
+  for (;;) {
+    try {
+      await fetch(`http://127.0.0.1:${port}/`, { signal: AbortSignal.timeout(UP_WITHIN_MS) });
+      return;
+    } catch (error) {
+      if (performance.now() > deadline) throw error;
+      await sleep(50);
+    }
+  }
+}
+
+async function endProcess(child: ChildProcess): Promise<void> {
+  if (child.exitCode !== null || child.signalCode !== null) return;
+  const exited = once(child, 'exit');
+  child.kill('SIGTERM');
+  const timer = setTimeout(() => child.kill('SIGKILL'), 2_000);
+  await exited;
+  clearTimeout(timer);
+}
+
+const median = (values: readonly number[]): number => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)]!;
+const mediansOf = (figures: readonly ProxyFigures[]): ProxyFigures => ({
+  rps: median(figures.map((one) => one.rps)),
+  p50Ms: median(figures.map((one) => one.p50Ms)),
+  p99Ms: median(figures.map((one) => one.p99Ms)),
+  cpuPercent: median(figures.map((one) => one.cpuPercent)),
+  cpuUsPerRequest: median(figures.map((one) => one.cpuUsPerRequest)),
+});
+const round2 = (value: number): number => Math.round(value * 100) / 100;
+const say = (line: string): void => void process.stderr.write(`${line}\n`);
