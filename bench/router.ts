@@ -176,7 +176,9 @@ async function measure(folder: string, processes: ChildProcess[], { seconds, rou
       const [port, pid] = ways[way];
       const found = await load(port, pid, seconds);
       figures[way].push(found);
-      say(`round ${round + 1}, ${way}: ${found.rps} requests a second, ${found.cpuPercent} % of the core, ${found.cpuUsPerRequest} µs of it each`);
+      say(
+        `round ${round + 1}, ${way}: ${found.rps} requests a second, ${found.cpuPercent} % of the core, ${found.cpuUsPerRequest} µs of it each`,
+      );
     }
   }
   const medians = { router: mediansOf(figures.router), nginx: mediansOf(figures.nginx) };

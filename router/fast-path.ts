@@ -27,8 +27,8 @@ export interface FastPathOptions {
   readonly bodyMs: number;
   readonly idleMs: number;
   readonly bodyBytesMax: number;
-  /** The answer. Never rejects. */
-  readonly ask: (request: PlainRequest, client: Client) => Promise<Answer>;
+  /** Calls `done` once with the answer. Never throws. */
+  readonly ask: (request: PlainRequest, client: Client, done: (answer: Answer) => void) => void;
   /** To the full stack, with what was read. */
   readonly handOver: (socket: Socket, read: Buffer) => void;
   /** Counts what has not come as a whole yet. */
@@ -194,7 +194,7 @@ class FastConnection {
   #ask(request: PlainRequest): void {
     this.#state = 'asking';
     this.#hasAsked = true;
-    void this.#path.options.ask(request, this.#client).then(this.#answer);
+    this.#path.options.ask(request, this.#client, this.#answer);
   }
 
   readonly #answer = (answer: Answer): void => {

@@ -7,7 +7,7 @@ import type { NodeFacts } from '../ring/events.ts';
 import { type PartitionIndex, partitionOf } from '../ring/partition.ts';
 import type { Ring } from '../ring/ring.ts';
 import type { Answer, AnswerHeaders } from './answer.ts';
-import { cutBatch, joinBatch, withMessageId } from './batch-text.ts';
+import { type BatchText, cutBatch, joinBatch, withMessageId } from './batch-text.ts';
 import { type Gates, HoldRefused, type Ticket } from './gates.ts';
 import type { RouterMetrics } from './metrics.ts';
 import type { NodeRequest } from './node-pool.ts';
@@ -16,12 +16,11 @@ import type { Fate, Upstream } from './upstream.ts';
 /** A request whose users are known, or the part of one. */
 export interface Part {
   readonly request: NodeRequest;
-  readonly body: Buffer;
   /** The user key of each event. */
   readonly users: readonly string[];
   /** Where each event stood in the client's request. */
   readonly indexes: readonly number[];
-  /** JSON text of the body, where it is not `body` itself (that one is compressed). */
+  /** JSON text of the body, where it is not the body itself (that one is compressed). */
   readonly text: string | null;
 }
 
@@ -40,6 +39,8 @@ export interface ForwarderOptions {
   readonly now: () => number;
 }
 
+type Begun = { readonly turn: Promise<void> } | { readonly owner: string; readonly fate: Fate };
+
 export class Forwarder {
   readonly #o: ForwarderOptions;
   #next = 0;
@@ -50,10 +51,41 @@ export class Forwarder {
   }
 
   /** A request with users: to the owner of all of them, or in parts to each owner. */
-  async send(part: Part, client: Client): Promise<Answer> {
+  send(part: Part, client: Client): Promise<Answer> {
     const { partitionCount } = this.#o.ring();
     const partitions = part.users.map((user) => partitionOf(user, partitionCount));
-    return this.#deliver(part, partitions, this.#o.gates.ticket(ticketFacts(part, partitions)), client);
+    return this.#deliver(part, partitions, this.#o.gates.ticket(ticketFacts(part, partitions)), client, null);
+  }
+
+  /** As `send`, for one event. While nothing has to wait and the node takes it no promise is made: this is what almost all requests are. */
+  sendOne(
+    request: NodeRequest,
+    user: string,
+    client: Client,
+    done: (answer: Answer) => void,
+    failed: (error: unknown) => void,
+  ): void {
+    const { gates, now, ring: ringNow, upstream } = this.#o;
+    const ring = ringNow();
+    const partition = partitionOf(user, ring.partitionCount);
+    const partitions = [partition];
+    const users = [user];
+    const ticket = gates.ticket({ bytes: request.body?.length ?? 0, partitions, users });
+    const goOn = (begun: Begun): void => {
+      const part = { request, users, indexes: [0], text: null };
+      this.#deliver(part, partitions, ticket, client, begun).then(done, failed);
+    };
+    const turn = gates.turn(ticket);
+    if (turn !== undefined) {
+      goOn({ turn });
+      return;
+    }
+    const owner = ring.owners[partition]!;
+    ticket.sentAt = now();
+    upstream.send(this.#nodeOf(ring, owner).url, request, (fate) => {
+      if (fate.kind === 'answered') done(this.#settle(ticket, owner, fate)!);
+      else goOn({ owner, fate });
+    });
   }
 
   /** A request without users: to any member. 421 or no connection: another member, a few rounds long. */
@@ -69,7 +101,7 @@ export class Forwarder {
           : unavailable('NODE_UNREACHABLE', 'no node can be reached');
       if (tried > 0 && tried % nodes.length === 0) await new Promise((resolve) => setTimeout(resolve, 100));
       this.#next = (this.#next + 1) % nodes.length;
-      const fate = await this.#o.upstream.send(nodes[this.#next]!.url, request);
+      const fate = await this.#fateOf(nodes[this.#next]!.url, request);
       if (fate.kind === 'answered') return fate.answer;
       if (fate.kind === 'unknown') return unknownOutcome(fate.because);
       refused ||= fate.kind === 'refused';
@@ -77,28 +109,40 @@ export class Forwarder {
     }
   }
 
-  async #deliver(part: Part, partitions: readonly PartitionIndex[], ticket: Ticket, client: Client): Promise<Answer> {
-    const { gates, metrics, now, upstream } = this.#o;
+  /** `begun`: what has come of its first try, or the turn that it waits for. */
+  async #deliver(
+    part: Part,
+    partitions: readonly PartitionIndex[],
+    ticket: Ticket,
+    client: Client,
+    begun: Begun | null,
+  ): Promise<Answer> {
+    const { gates, metrics, now } = this.#o;
     const drop = (): void => gates.drop(ticket);
     client.onGone.add(drop);
     if (client.gone) drop();
     try {
+      let next = begun;
       for (;;) {
-        const turn = gates.turn(ticket);
-        if (turn) await turn;
-        const ring = this.#o.ring();
-        const owner = ring.owners[partitions[0]!]!;
-        if (partitions.some((partition) => ring.owners[partition] !== owner))
-          return await this.#deliverSplit(part, partitions, ticket, ring, client);
-        ticket.sentAt = now();
-        const fate = await upstream.send(this.#nodeOf(ring, owner).url, { ...part.request, body: part.body });
+        if (next === null || 'turn' in next) {
+          const turn = next === null ? gates.turn(ticket) : next.turn;
+          if (turn) await turn;
+          const ring = this.#o.ring();
+          const owner = ring.owners[partitions[0]!]!;
+          if (partitions.some((partition) => ring.owners[partition] !== owner))
+            return await this.#deliverSplit(part, partitions, ticket, ring, client);
+          ticket.sentAt = now();
+          next = { owner, fate: await this.#fateOf(this.#nodeOf(ring, owner).url, part.request) };
+        }
+        const { owner, fate } = next;
         if (isAboutOthers(fate, ticket)) {
           // The node reads a user in it that we read otherwise. Its word counts: whoever takes it in is the owner. No gate closes for it, others would wait in vain.
           gates.withdraw(ticket);
-          return await this.sendToAny({ ...part.request, body: part.body }, client);
+          return await this.sendToAny(part.request, client);
         }
         const answer = this.#settle(ticket, owner, fate);
         if (answer) return answer;
+        next = null;
       }
     } catch (error) {
       if (!(error instanceof HoldRefused)) throw error;
@@ -107,6 +151,10 @@ export class Forwarder {
     } finally {
       client.onGone.delete(drop);
     }
+  }
+
+  #fateOf(url: string, request: NodeRequest): Promise<Fate> {
+    return new Promise((resolve) => this.#o.upstream.send(url, request, resolve));
   }
 
   /** The answer, or null where it is to be sent again. */
@@ -148,7 +196,7 @@ export class Forwarder {
       parts.map(({ part: piece, partitions: own }) => ticketFacts(piece, own)),
     );
     const answers = await Promise.all(
-      parts.map((piece, nth) => this.#deliver(piece.part, piece.partitions, tickets[nth]!, client)),
+      parts.map((piece, nth) => this.#deliver(piece.part, piece.partitions, tickets[nth]!, client, null)),
     );
     return combine(
       answers,
@@ -167,8 +215,9 @@ function ticketFacts(
   part: Part,
   partitions: readonly PartitionIndex[],
 ): Pick<Ticket, 'bytes' | 'partitions' | 'users'> {
-  if (part.users.length === 1) return { bytes: part.body.length, partitions, users: part.users };
-  return { bytes: part.body.length, partitions: [...new Set(partitions)], users: [...new Set(part.users)] };
+  const bytes = part.request.body?.length ?? 0;
+  if (part.users.length === 1) return { bytes, partitions, users: part.users };
+  return { bytes, partitions: [...new Set(partitions)], users: [...new Set(part.users)] };
 }
 
 /** One part for each owner. Events keep their text and order; those without a messageId get one, so that a part can be known again. */
@@ -177,7 +226,7 @@ function split(
   partitions: readonly PartitionIndex[],
   ring: Ring,
 ): { part: Part; partitions: PartitionIndex[] }[] {
-  const batch = cutBatch(part.text ?? part.body.toString('utf8'));
+  const batch = cutBatch(part.text ?? part.request.body!.toString('utf8'));
   const byOwner = new Map<string, number[]>();
   partitions.forEach((partition, nth) => {
     const owner = ring.owners[partition]!;
@@ -188,20 +237,18 @@ function split(
   const headers = part.request.headers.replace(/^content-encoding:.*\r\n/im, ''); // parts are sent as plain JSON
   return [...byOwner.values()].map((nths) => ({
     part: {
-      request: { ...part.request, headers },
-      body: Buffer.from(
-        joinBatch(
-          batch,
-          nths.map((nth) => withMessageId(batch.events[nth]!, randomUUID)),
-        ),
-        'utf8',
-      ),
+      request: { ...part.request, headers, body: bodyOf(batch, nths) },
       users: nths.map((nth) => part.users[nth]!),
       indexes: nths.map((nth) => part.indexes[nth]!),
       text: null,
     },
     partitions: nths.map((nth) => partitions[nth]!),
   }));
+}
+
+function bodyOf(batch: BatchText, nths: readonly number[]): Buffer {
+  const events = nths.map((nth) => withMessageId(batch.events[nth]!, randomUUID));
+  return Buffer.from(joinBatch(batch, events), 'utf8');
 }
 
 /** One answer of several: 2xx if all are, a common error as it is, else which events met what. */

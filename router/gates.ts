@@ -155,7 +155,7 @@ export class Gates {
 
   ticket(facts: Pick<Ticket, 'bytes' | 'partitions' | 'users'>): Ticket {
     this.#seq += 1;
-    return newTicket({ ...facts, seq: this.#seq, arrivedAt: this.#o.now() });
+    return newTicket(facts, this.#seq, this.#o.now());
   }
 
   /** Undefined where the ticket may be sent at once, else a promise that resolves when it may. Rejects with HoldRefused. */
@@ -200,7 +200,7 @@ export class Gates {
 
   /** In place of `ticket`, whose partitions no longer live on one node: each part keeps its place in the order, and asks for its `turn` at once. */
   replace(ticket: Ticket, parts: readonly Pick<Ticket, 'bytes' | 'partitions' | 'users'>[]): Ticket[] {
-    const made = parts.map((part) => newTicket({ ...part, seq: ticket.seq, arrivedAt: ticket.arrivedAt }));
+    const made = parts.map((part) => newTicket(part, ticket.seq, ticket.arrivedAt));
     if (ticket.deadline === 0) return made;
     for (const part of made) {
       part.gone = ticket.gone;
@@ -505,9 +505,13 @@ export class Gates {
   }
 }
 
-function newTicket(facts: Pick<Ticket, 'seq' | 'bytes' | 'partitions' | 'users' | 'arrivedAt'>): Ticket {
+function newTicket(facts: Pick<Ticket, 'bytes' | 'partitions' | 'users'>, seq: number, arrivedAt: number): Ticket {
   return {
-    ...facts,
+    seq,
+    bytes: facts.bytes,
+    partitions: facts.partitions,
+    users: facts.users,
+    arrivedAt,
     sentAt: 0,
     state: 'free',
     deadline: 0,

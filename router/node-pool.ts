@@ -27,7 +27,7 @@ export type Outcome =
 
 interface Job {
   readonly request: NodeRequest;
-  readonly resolve: (outcome: Outcome) => void;
+  readonly done: (outcome: Outcome) => void;
 }
 
 /** Where a node does not say for how long it keeps a connection: below Node's default of 5 s. It must not close under a request. */
@@ -63,20 +63,19 @@ export class NodePool {
     this.#sweeper = setInterval(() => this.#sweep(), Math.min(SWEEP_MS, limits.nodeTimeoutMs / 4)).unref();
   }
 
-  send(request: NodeRequest): Promise<Outcome> {
-    return new Promise((resolve) => {
-      if (this.#closed !== null) {
-        resolve({ kind: 'not sent', because: this.#closed });
-        return;
-      }
-      const job = { request, resolve };
-      const connection = this.#takeIdle();
-      if (connection) connection.carry(job);
-      else {
-        this.#waiting.push(job);
-        this.#grow();
-      }
-    });
+  /** Calls `done` once. */
+  send(request: NodeRequest, done: (outcome: Outcome) => void): void {
+    if (this.#closed !== null) {
+      done({ kind: 'not sent', because: this.#closed });
+      return;
+    }
+    const job = { request, done };
+    const connection = this.#takeIdle();
+    if (connection) connection.carry(job);
+    else {
+      this.#waiting.push(job);
+      this.#grow();
+    }
   }
 
   /** What is on its way finishes, what waits is not sent; then no connection is left. */
@@ -111,7 +110,7 @@ export class NodePool {
     this.#all.delete(connection);
     // Nobody else is there to carry the others either.
     if (this.#all.size === this.#connecting) this.#refuseWaiting(because);
-    else this.#waiting.shift()?.resolve({ kind: 'not sent', because });
+    else this.#waiting.shift()?.done({ kind: 'not sent', because });
     this.#grow();
   }
 
@@ -148,7 +147,7 @@ export class NodePool {
   }
 
   #refuseWaiting(because: string): void {
-    for (const job of this.#waiting.splice(0)) job.resolve({ kind: 'not sent', because });
+    for (const job of this.#waiting.splice(0)) job.done({ kind: 'not sent', because });
   }
 }
 
@@ -236,7 +235,7 @@ class Connection {
     this.#job = null;
     if (state === 'connecting') this.#pool.notConnected(this, because);
     else this.#pool.ended(this);
-    job?.resolve({ kind: 'unknown', because });
+    job?.done({ kind: 'unknown', because });
   }
 
   #take(bytes: Buffer): void {
@@ -265,7 +264,7 @@ class Connection {
     this.#fallIdle();
     if (head.keepAlive && isClean) this.#pool.released(this);
     else this.end('done');
-    job.resolve({ kind: 'answered', answer });
+    job.done({ kind: 'answered', answer });
   }
 
   #fallIdle(): void {

@@ -85,11 +85,8 @@ export async function startRouter(options: RouterOptions): Promise<Router> {
   const handle = async (request: IncomingMessage, response: ServerResponse): Promise<void> => {
     const [path, query] = cutTarget(request.url ?? '/');
     const own = ownAnswer(request.method ?? 'GET', path);
-    const answer =
-      (await own) ??
-      (isForwarded(path)
-        ? await forward(request, response, path, query)
-        : jsonAnswer(404, { error: 'NOT_FOUND', message: 'no such path' }));
+    const forwarded = own === null && isForwarded(path) ? forward(request, response, path, query) : null;
+    const answer = (await (own ?? forwarded)) ?? jsonAnswer(404, { error: 'NOT_FOUND', message: 'no such path' });
     if (!own) metrics.answered(answer.status);
     reply(response, answer, inHand.stopping);
   };
@@ -136,20 +133,21 @@ export async function startRouter(options: RouterOptions): Promise<Router> {
       client.gone = true;
       for (const drop of [...client.onGone]) drop();
     });
+    const headers = headersForNode(request); // while its client's address can be asked for
     const body = await readBody(request, limits, bytesInHand);
     if (!Buffer.isBuffer(body)) return body;
     try {
       const nodeRequest: NodeRequest = {
         method,
         target: request.url!,
-        headers: headersForNode(request),
+        headers,
         body: body.length > 0 ? body : null,
       };
       const events = carriesEvents(method, path) || path.startsWith('/pixel/');
       const text = events ? await textOf(body, request.headers, limits) : null;
       const understood =
         text === null ? null : understand(path, query, first(request.headers['anonymousid']), text.text);
-      return await send(nodeRequest, body, understood, text?.compressed ? text.text : null, client);
+      return await send(nodeRequest, understood, text?.compressed ? text.text : null, client);
     } finally {
       bytesInHand.give(body.length);
     }
@@ -158,7 +156,6 @@ export async function startRouter(options: RouterOptions): Promise<Router> {
   /** `text`: of a compressed body. */
   const send = (
     request: NodeRequest,
-    body: Buffer,
     understood: Understood | null,
     text: string | null,
     client: Client,
@@ -166,36 +163,39 @@ export async function startRouter(options: RouterOptions): Promise<Router> {
     if (view.ring.version === 0) return Promise.resolve(unavailable('NO_RING', 'no ring is known yet'));
     if (understood?.kind !== 'events') return forwarder.sendToAny(request, client);
     const { users } = understood;
-    return forwarder.send({ request, body, users, indexes: users.map((_, nth) => nth), text }, client);
+    return forwarder.send({ request, users, indexes: users.map((_, nth) => nth), text }, client);
   };
 
-  const forwardPlain = async (plain: PlainRequest, client: Client): Promise<Answer> => {
+  /** The fast path's way through here. Without an event that is understood at once it is the same as the full stack's. */
+  const answerPlain = (plain: PlainRequest, client: Client, done: (answer: Answer) => void): void => {
     const { head, body, text } = plain;
-    if (!bytesInHand.take(body.length)) return tooMuch();
+    inHand.add();
+    const hasRoom = bytesInHand.take(body.length);
+    const end = (answer: Answer): void => {
+      if (hasRoom) bytesInHand.give(body.length);
+      metrics.answered(answer.status);
+      inHand.done();
+      done(answer);
+    };
+    if (!hasRoom) {
+      end(tooMuch());
+      return;
+    }
+    const fail = (error: unknown): void => {
+      log.error({ error: describeError(error) }, 'request failed');
+      end(failed);
+    };
     try {
       const request = { method: 'POST', target: head.target, headers: plainHeadersForNode(plain), body };
       const key = isSingle(head.path) ? findUserKey(text, head.bodyAt, head.anonymousId) : 'in doubt';
-      const understood: Understood | null =
-        key === 'in doubt'
-          ? understand(head.path, '', head.anonymousId, body.toString('utf8'))
-          : key && { kind: 'events', users: [key.userKey], batch: false };
-      return await send(request, body, understood, null, client);
-    } finally {
-      bytesInHand.give(body.length);
-    }
-  };
-
-  const answerPlain = async (plain: PlainRequest, client: Client): Promise<Answer> => {
-    inHand.add();
-    try {
-      const answer = await forwardPlain(plain, client);
-      metrics.answered(answer.status);
-      return answer;
+      if (key !== 'in doubt' && key !== null && view.ring.version > 0)
+        forwarder.sendOne(request, key.userKey, client, end, fail);
+      else {
+        const understood = key === null ? null : understand(head.path, '', head.anonymousId, body.toString('utf8'));
+        send(request, understood, null, client).then(end, fail);
+      }
     } catch (error) {
-      log.error({ error: describeError(error) }, 'request failed');
-      return failed;
-    } finally {
-      inHand.done();
+      fail(error);
     }
   };
 
@@ -284,6 +284,7 @@ class InHand {
   }
 }
 
+/** A bug. */
 const failed = jsonAnswer(500, { error: 'INTERNAL', message: 'the router failed' });
 
 /** Every connection is the fast path's first, and the full stack's once it has met something that is not plain. */

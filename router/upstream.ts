@@ -28,11 +28,16 @@ export class Upstream {
     this.#limits = limits;
   }
 
-  async send(url: string, request: NodeRequest): Promise<Fate> {
-    if (this.#closed) return { kind: 'not sent', because: 'the router stops' };
-    const outcome = await this.#poolOf(url).send(request);
-    if (outcome.kind !== 'answered') return outcome;
-    return (outcome.answer.status === 421 && refusalOf(outcome.answer)) || outcome;
+  /** Calls `done` once. */
+  send(url: string, request: NodeRequest, done: (fate: Fate) => void): void {
+    if (this.#closed) {
+      done({ kind: 'not sent', because: 'the router stops' });
+      return;
+    }
+    this.#poolOf(url).send(request, (outcome) => {
+      if (outcome.kind !== 'answered' || outcome.answer.status !== 421) done(outcome);
+      else done(refusalOf(outcome.answer) ?? outcome);
+    });
   }
 
   /** Lets go of nodes that the ring no longer has; what is on its way there finishes. */

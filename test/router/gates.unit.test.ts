@@ -3,7 +3,7 @@ import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { seededRandom } from '../../dev/traffic/random.ts';
 import { noRing, type Ring } from '../../ring/ring.ts';
 import { Gates, type HoldEnded, type HoldRefused, type Ticket } from '../../router/gates.ts';
-import { routerLimits } from '../../router/limits.ts';
+import { type RouterLimits, routerLimits } from '../../router/limits.ts';
 
 const ring: Ring = {
   ...noRing('demo'),
@@ -13,15 +13,17 @@ const ring: Ring = {
 };
 const ended: HoldEnded[] = [];
 let gates: Gates;
-beforeEach(() => {
-  vi.useFakeTimers();
-  ended.length = 0;
-  gates = new Gates({
+const makeGates = (limits: Partial<RouterLimits> = {}): Gates =>
+  new Gates({
     ring: () => ring,
-    limits: routerLimits,
+    limits: { ...routerLimits, ...limits },
     now: () => Date.now(),
     onHoldEnded: (one) => ended.push(one),
   });
+beforeEach(() => {
+  vi.useFakeTimers();
+  ended.length = 0;
+  gates = makeGates();
 });
 afterEach(() => vi.useRealTimers());
 
@@ -84,6 +86,56 @@ describe('gates', () => {
     await vi.advanceTimersByTimeAsync(50);
     expect(again.refused?.code).toBe('CLIENT_GONE');
     expect(second.came).toBe(true);
+  });
+
+  test('as many requests are held as the bound says; one more is refused at once, until one has gone', async () => {
+    gates = makeGates({ heldRequestsMax: 3 });
+    const first = closeGate(0, 'a');
+    const asked = [ask(first), ask(ticket([0], ['b'])), ask(ticket([0], ['c']))];
+    expect(gates.held).toBe(3);
+    const over = ask(ticket([0], ['d']));
+    await vi.advanceTimersByTimeAsync(0);
+    expect([over.refused?.code, gates.held]).toEqual(['HOLD_FULL', 3]);
+    expect(ask(ticket([1], ['e'])).came).toBe(true); // other partitions do not feel it
+    await vi.advanceTimersByTimeAsync(5);
+    expect(asked[0]!.came).toBe(true);
+    gates.accepted(first);
+    closeGate(0, 'f');
+    const next = ask(ticket([0], ['g']));
+    await vi.advanceTimersByTimeAsync(0);
+    expect(next.refused).toBeNull();
+  });
+
+  test('as many bytes are held as the bound says, and not one more', async () => {
+    gates = makeGates({ heldBytesMax: 100 });
+    const of = (bytes: number, user: string): Ticket => gates.ticket({ bytes, partitions: [0], users: [user] });
+    ask(closeGate(0, 'a')); // of 1 byte
+    ask(of(98, 'b'));
+    expect(gates.heldBytes).toBe(99);
+    const tooMuch = ask(of(2, 'c'));
+    const exactly = ask(of(1, 'd'));
+    await vi.advanceTimersByTimeAsync(0);
+    expect([tooMuch.refused?.code, exactly.refused, gates.heldBytes]).toEqual(['HOLD_FULL', null, 100]);
+    const over = ask(of(1, 'e'));
+    await vi.advanceTimersByTimeAsync(0);
+    expect([over.refused?.code, gates.heldBytes]).toEqual(['HOLD_FULL', 100]);
+  });
+
+  test('a request is held until the last millisecond of holdMs, and no longer', async () => {
+    gates = makeGates({ holdMs: 2_000, probeEveryMs: 1_000_000 });
+    const first = closeGate(0, 'a');
+    gates.refused(first, { kind: 'not-owner', node: 'node-0', version: 99, partitions: [0] });
+    const askedFirst = ask(first);
+    await vi.advanceTimersByTimeAsync(500);
+    const askedLater = ask(ticket([0], ['b']));
+    await vi.advanceTimersByTimeAsync(1_499);
+    expect([askedFirst.refused, askedLater.refused, gates.held]).toEqual([null, null, 2]);
+    await vi.advanceTimersByTimeAsync(1);
+    expect([askedFirst.refused?.code, askedLater.refused, gates.held]).toEqual(['HOLD_TIMEOUT', null, 1]);
+    await vi.advanceTimersByTimeAsync(499);
+    expect([askedLater.refused, gates.held]).toEqual([null, 1]);
+    await vi.advanceTimersByTimeAsync(1);
+    expect([askedLater.refused?.code, gates.held, gates.heldBytes]).toEqual(['HOLD_TIMEOUT', 0, 0]);
   });
 
   test('nobody is held longer than holdMs, however often a node refuses it', async () => {

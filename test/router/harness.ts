@@ -26,6 +26,8 @@ export class FakeNode {
   readonly stored: Stored[] = [];
   readonly fences = new Map<number, string>();
   readonly requests: { method: string; url: string; headers: IncomingMessage['headers']; body: string }[] = [];
+  /** Of its requests, byte by byte. */
+  readonly bodies: Buffer[] = [];
   refusals = 0;
   seen: () => Ring = () => noRing('demo');
   /** Answers in place of the node where it returns true; called before anything is stored. */
@@ -62,7 +64,8 @@ export class FakeNode {
     } catch {
       return;
     }
-    const body = Buffer.concat(chunks).toString();
+    this.bodies.push(Buffer.concat(chunks));
+    const body = this.bodies.at(-1)!.toString();
     this.requests.push({ method: request.method!, url: request.url!, headers: request.headers, body });
     if (this.misbehave && (await this.misbehave(request, response))) return;
     let events: { anonymousId?: string; userId?: string; messageId?: string }[];
@@ -127,7 +130,9 @@ export interface World {
 }
 
 /** `nodes` nodes that share 16 partitions. Nodes see the latest ring at once unless a test says otherwise. */
-export async function startWorld(options: { nodes?: number; limits?: Partial<RouterLimits> } = {}): Promise<World> {
+export async function startWorld(
+  options: { nodes?: number; limits?: Partial<RouterLimits>; fastPath?: boolean } = {},
+): Promise<World> {
   const store = createMemoryRingStore();
   const nodes = Array.from({ length: options.nodes ?? 2 }, (_, n) => new FakeNode(`node-${n}`));
   for (const node of nodes) await node.start();
@@ -148,7 +153,8 @@ export async function startWorld(options: { nodes?: number; limits?: Partial<Rou
   const log = pino({ level: 'info' }, { write: (line: string) => void lines.push(JSON.parse(line)) });
   const view = followRing(store, 'demo', { log });
   await view.waitFor((ring) => ring.version >= latest.version, { deadlineMs: 2_000 });
-  const router = await startRouter({ view, log, ...(options.limits ? { limits: options.limits } : {}) });
+  const { limits = {}, fastPath = true } = options;
+  const router = await startRouter({ view, log, limits, fastPath });
   const holder = { operationId: 'op-1', workflowId: 'scale/demo', runId: 'run-1' };
 
   const world: World = {
