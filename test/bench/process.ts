@@ -21,7 +21,7 @@ export interface BenchProcess {
 }
 
 /** It ends with the test, at the latest. */
-export function startBench(name: 'copy' | 'pause' | 'impact', args: readonly string[]): BenchProcess {
+export function startBench(name: 'copy' | 'pause' | 'impact' | 'router', args: readonly string[]): BenchProcess {
   const out = mkdtempSync(path.join(tmpdir(), `bench-${name}-`));
   onTestFinished(() => rmSync(out, { recursive: true }));
   const file = path.join(out, 'report.json');

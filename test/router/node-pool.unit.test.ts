@@ -15,6 +15,7 @@ afterEach(async () => {
 });
 
 const OK = 'HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nOK';
+const withLine = (line: string): string => OK.replace('OK\r\n', `OK\r\n${line}\r\n`);
 const request: NodeRequest = { method: 'POST', target: '/v1/track', headers: 'x-a: 1\r\n', body: Buffer.from('{}') };
 const outcomeOf = (pool: NodePool, of = request): Promise<Outcome> => new Promise((resolve) => pool.send(of, resolve));
 
@@ -128,25 +129,23 @@ describe('a connection', () => {
   });
 
   test.each([
-    ['that the node has closed', (socket: Socket) => void socket.end(OK)],
+    ['that the node has closed', true, (socket: Socket) => void socket.end(OK)],
+    ['that the node wants to close', true, (socket: Socket) => void socket.write(withLine('Connection: close'))],
     [
-      'that the node wants to close',
-      (socket: Socket) => void socket.write(OK.replace('OK\r\n', 'OK\r\nConnection: close\r\n')),
+      'that the node is about to close',
+      false,
+      (socket: Socket) => void socket.write(withLine('Keep-Alive: timeout=1')),
     ],
-    [
-      'that is about to be closed, as the node has said',
-      (socket: Socket) => void socket.write(OK.replace('OK\r\n', 'OK\r\nKeep-Alive: timeout=1\r\n')),
-    ],
-    ['with bytes behind the answer', (socket: Socket) => void socket.write(`${OK}HTTP/1.1 200 OK\r\n`)],
-  ])('%s is not used again', async (_what, answer) => {
+    ['with bytes behind the answer', true, (socket: Socket) => void socket.write(`${OK}HTTP/1.1 200 OK\r\n`)],
+  ])('%s is not used again', async (_what, isClosedAtOnce, answer) => {
     const used = new Set<Socket>();
-    const { pool } = await make((socket) => {
+    const { pool, node } = await make((socket) => {
       used.add(socket);
       answer(socket);
     });
     for (let n = 0; n < 3; n += 1) {
       expect((await outcomeOf(pool)).kind).toBe('answered');
-      await new Promise((resolve) => setImmediate(resolve));
+      if (isClosedAtOnce) await until(() => node.sockets.size === 0, { deadlineMs: 3_000, what: 'it is closed' });
     }
     expect(used.size).toBe(3);
   });
