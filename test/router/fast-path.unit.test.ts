@@ -255,7 +255,7 @@ describe.each([true, false])('faithful, fast path %s', (fastPath) => {
 });
 
 test('10,000 fuzzed bodies: each goes to the owner that a full parse finds, is answered, and leaves nothing behind', {
-  timeout: 60_000,
+  timeout: 120_000,
 }, async () => {
   const w = await make();
   const wrong: string[] = [];
