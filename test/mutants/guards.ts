@@ -1788,10 +1788,10 @@ export const guards: readonly Guard[] = [
       only: 'of 20,000 odd but valid bodies is that of the full parse',
     },
     {
-      name: 'a user that is not written as a text is parsed',
+      name: 'a user is read as the UTF-8 that it is',
       because: 'P2: the user is the one that a node reads',
-      find: "if (text.charCodeAt(at) !== QUOTE) return 'in doubt'; // null, a number: JSON.parse knows how it is written",
-      replace: '',
+      find: 'if (latin1.charCodeAt(at) > 0x7f) return',
+      replace: 'if (latin1.charCodeAt(at) > 0xff) return',
       only: 'of 20,000 odd but valid bodies is that of the full parse',
     },
   ]),
