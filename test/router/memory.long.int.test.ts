@@ -51,7 +51,8 @@ test('memory is flat under full load', async () => {
     `${answered} requests in ${SECONDS} s; RSS in MB: ${samples.filter((_, nth) => nth % 30 === 0 || nth === samples.length - 1).join(' ')}\n`,
   );
   expect(answered).toBeGreaterThan(SECONDS * 100);
-  expect(Math.max(...late) - Math.max(...early)).toBeLessThan(16);
+  // V8 lets its heap breathe by some 20 MB; what stayed of each request would be far more after a million of them.
+  expect(Math.max(...late) - Math.max(...early)).toBeLessThan(32);
 });
 
 async function portOf(router: ChildProcess): Promise<number> {
