@@ -14,7 +14,7 @@ test('the bench of the router reports its fields, or what is missing, and leaves
   if ('router' in report) {
     for (const side of ['router', 'nginx'])
       expect(Object.keys(report[side])).toEqual(['rps', 'p50Ms', 'p99Ms', 'cpuPercent', 'cpuUsPerRequest']);
-    expect(report.addedP99MsAtHalfLoad).toBeTypeOf('number');
+    expect('addedP99MsAtHalfLoad' in report).toBe('ratio' in report);
     expect(Object.keys(report.halfLoad)).toEqual(['rps', 'router', 'nginx', 'direct']);
   }
   expect(existsSync(folder)).toBe(false);
