@@ -115,7 +115,7 @@ export const ODD: readonly (readonly [what: string, text: string])[] = [
     'hop-by-hop headers',
     post(event('u'), ['Connection: keep-alive, X-A', 'X-A: secret', 'TE: trailers', 'Keep-Alive: 5']) + LAST,
   ],
-  ['an upgrade', post(event('u'), ['Connection: Upgrade', 'Upgrade: h2c']) + LAST],
+  ['an upgrade', post(event('u'), ['Connection: Upgrade, close', 'Upgrade: h2c'])],
   [
     'who came before',
     post(event('u'), ['X-Forwarded-For: 10.0.0.1', 'X-Forwarded-Proto: https', 'X-Forwarded-Host: a']) + LAST,
