@@ -42,7 +42,9 @@ const OF_ACTIVITY: Readonly<Record<string, By>> = {
   compareMoves: 'verification',
 };
 
-const byOf = (point: FaultPoint): By => OF_ACTIVITY[point.slice(0, point.indexOf(':'))] ?? either;
+/** The name of the activity that a point is around, or in. */
+export const activityOf = ({ point }: { readonly point: FaultPoint }): string => point.slice(0, point.indexOf(':'));
+const byOf = (point: FaultPoint): By => OF_ACTIVITY[activityOf({ point })] ?? either;
 
 /** Where a cancellation is refused: all is done. */
 export const TOO_LATE: ReadonlySet<FaultPoint> = new Set<FaultPoint>([

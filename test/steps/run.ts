@@ -15,7 +15,7 @@ import { partitionsOf } from '../../ring/ring.ts';
 import type { OperationProgress } from '../../workflows/messages.ts';
 import type { TestCluster } from '../e2e/cluster.ts';
 import { until } from '../support/wait.ts';
-import { hearsCancel, type Step, TOO_LATE } from './plan.ts';
+import { activityOf, hearsCancel, type Step, TOO_LATE } from './plan.ts';
 import type { Stopped, Stops } from './stops.ts';
 
 const SMALL = 2;
@@ -28,6 +28,9 @@ export interface Victim {
   readonly side: 'from' | 'to' | null;
   readonly blow: PartBlow;
 }
+
+const nameOf = ({ kind, side, blow }: Victim): string =>
+  `${blow} of ${side ? `the ${side === 'from' ? 'source' : 'target'}'s ${kind}` : kind}`;
 
 interface Window {
   readonly name: string;
@@ -47,16 +50,43 @@ export class StepRun {
     this.#stops = stops;
   }
 
-  /** In an order in which the next step's way is the one that the cluster can go; where no step goes that way, an operation without one turns it round. */
+  /** In an order in which the next step's way is the one that the cluster can go. */
   async all(steps: readonly Step[]): Promise<void> {
     const rest = [...steps];
     while (rest.length > 0) {
+      const way = await this.#nextWay(rest);
+      const next = rest.find((step) => step.way === way) ?? rest.find((step) => step.way === 'either')!;
+      rest.splice(rest.indexOf(next), 1);
+      await this.step(next);
+    }
+  }
+
+  /** `victim` is hit at each of these, at one point of each activity in one operation; those behind a cancellation have an operation each. */
+  async hitAll(steps: readonly Step[], victim: Victim): Promise<void> {
+    const rest = [...steps];
+    while (rest.length > 0) {
+      const way = await this.#nextWay(rest);
+      const fits = rest.filter((step) => step.way === way || step.way === 'either');
+      const behindCancel = fits.find((step) => step.cancelFirstAt !== undefined);
+      const isFirst = (step: Step): boolean => step === fits.find((other) => activityOf(other) === activityOf(step));
+      const taken = behindCancel ? [behindCancel] : fits.filter(isFirst);
+      for (const step of taken) rest.splice(rest.indexOf(step), 1);
+      if (behindCancel) await this.#hitCancelled(behindCancel, victim);
+      else
+        await this.hit(
+          taken.map(({ point }) => point),
+          victim,
+        );
+    }
+  }
+
+  /** The way that the cluster can go now. Where no step goes it, an operation without one turns it round first. */
+  async #nextWay(rest: readonly Step[]): Promise<'up' | 'down'> {
+    for (;;) {
       if (await this.#isHalfway()) await this.operation('down, nothing happens', async () => undefined);
       const way = (await this.#size()) === SMALL ? 'up' : 'down';
-      const isFor = (wanted: Step['way']) => rest.findIndex((step) => step.way === wanted);
-      const next = isFor(way) >= 0 ? isFor(way) : isFor('either');
-      if (next < 0) await this.operation(`${way}, nothing happens`, async () => undefined);
-      else await this.step(rest.splice(next, 1)[0]!);
+      if (rest.some((step) => step.way === way || step.way === 'either')) return way;
+      await this.operation(`${way}, nothing happens`, async () => undefined);
     }
   }
 
@@ -108,28 +138,65 @@ export class StepRun {
     }
   }
 
-  /** Holds the worker in a cut-over at `point`, hits something else, and lets the worker go on. The operation must finish. */
-  async hit(point: FaultPoint, { kind, side, blow }: Victim): Promise<void> {
-    const name = `${blow} of ${side ? `the ${side === 'from' ? 'source' : 'target'}'s ${kind}` : kind} at ${point}`;
-    const { stack } = this.cluster;
+  /**
+   * One operation in which `victim` is hit at each of these points, the first time that a worker comes by; the worker stands still until the blow has landed, and goes
+   * on into what has become of it. The next blow waits until all is well again. The operation must finish.
+   */
+  async hit(points: readonly FaultPoint[], victim: Victim): Promise<void> {
+    const name = `${nameOf(victim)} at ${points.join(', ')}`;
     const ended = await this.operation(name, async (_id, ending) => {
-      const stopped = await this.comesBy(point, ending);
-      // The move that was claimed last is the one at work: moves at one node take turns.
-      const atWork = (await this.cluster.ring()).moves.toSorted((a, b) => b.token - a.token)[0]!;
-      const node = side && atWork[side];
-      const part = (await stack.parts.list()).find((one) => one.kind === kind && one.node === node);
-      if (!part) throw new Error(`no ${kind} of ${node} runs`);
-      const port = node === null ? null : await this.#portOf(node, kind);
-      const at = now();
-      const hit = await part.hit(blow, 0);
-      if (!hit) throw new Error(`${part.name} could not be hit`);
-      if (port !== null) await until(() => isClosed(port), { deadlineMs: 5_000, what: `${name}: it ends`, everyMs: 1 });
-      stopped.go('on');
-      await hit.back;
-      const restartedAt = await wellAgain(() => part.state(), this.#stopping.signal);
-      this.faults.push({ kind, target: part.name, node, at, restartedAt });
+      let before = Promise.resolve();
+      const hits = points.map(async (point) => {
+        const stopped = await this.comesBy(point, ending);
+        before = before.then(() => this.#strike(stopped, victim));
+        await before;
+      });
+      await Promise.all(hits);
     });
     expect(ended.state, `${name}: how the operation ended`).toBe('completed');
+  }
+
+  /** The same, where only an operation that is cancelled comes by. */
+  async #hitCancelled({ point, cancelFirstAt, ends }: Step, victim: Victim): Promise<void> {
+    const name = `${nameOf(victim)} at ${point}`;
+    const ended = await this.operation(name, async (operationId, ending) => {
+      const first = await this.comesBy(cancelFirstAt!, ending);
+      const second = this.comesBy(point, ending);
+      await this.#cancel(operationId, { point, cancelFirstAt });
+      first.go('on');
+      await this.#strike(await second, victim);
+    });
+    expect(ends, `${name}: how the operation ended`).toContain(ended.state);
+  }
+
+  async #strike(stopped: Stopped, victim: Victim): Promise<void> {
+    const { kind, side, blow } = victim;
+    const node = side && (await this.#nodeOn(side));
+    const part = (await this.cluster.stack.parts.list()).find((one) => one.kind === kind && one.node === node);
+    if (!part) throw new Error(`no ${kind} of ${node} runs`);
+    const port = node === null ? null : await this.#portOf(node, kind);
+    const at = now();
+    const hit = await part.hit(blow, 0);
+    if (!hit) throw new Error(`${part.name} could not be hit`);
+    const what = `${nameOf(victim)} at ${stopped.point}: it ends`;
+    if (port !== null) await until(() => isClosed(port), { deadlineMs: 5_000, what, everyMs: 1 });
+    stopped.go('on');
+    await hit.back;
+    const restartedAt = await wellAgain(() => part.state(), this.#stopping.signal);
+    this.faults.push({ kind, target: part.name, node, at, restartedAt });
+  }
+
+  /** Of the move that was claimed last, which is the one at work, as moves at one node take turns. Where there is none: a node that stays, and one that comes or goes. */
+  async #nodeOn(side: 'from' | 'to'): Promise<string> {
+    const atWork = (await this.cluster.ring()).moves.toSorted((a, b) => b.token - a.token)[0];
+    if (atWork) return atWork[side];
+    const running = (await this.cluster.stack.platform.listNodes()).filter(({ condition }) => condition === 'running');
+    return side === 'from'
+      ? 'node-0'
+      : running
+          .map(({ node }) => node)
+          .toSorted()
+          .at(-1)!;
   }
 
   async #portOf(node: string, kind: Victim['kind']): Promise<number> {
@@ -176,7 +243,7 @@ export class StepRun {
     stopped.go(hearsCancel(step) ? 'on when cancelled' : 'on');
   }
 
-  async #cancel(operationId: string, { point, cancelFirstAt }: Step): Promise<void> {
+  async #cancel(operationId: string, { point, cancelFirstAt }: Pick<Step, 'point' | 'cancelFirstAt'>): Promise<void> {
     const { api, clusterId } = this.cluster.stack;
     const options = { reason: `at ${point}`, signal: this.#stopping.signal };
     const refusedBy = await steerOperation(api, clusterId, operationId, 'cancel', options).then(
