@@ -15,12 +15,13 @@ import { partitionsOf } from '../../ring/ring.ts';
 import type { OperationProgress } from '../../workflows/messages.ts';
 import type { TestCluster } from '../e2e/cluster.ts';
 import { until } from '../support/wait.ts';
-import { activityOf, hearsCancel, type Step, TOO_LATE } from './plan.ts';
+import { type Act, activityOf, type ExitStep, hearsCancel, type Step, TOO_LATE } from './plan.ts';
 import type { Stopped, Stops } from './stops.ts';
 
 const SMALL = 2;
 const LARGE = 3;
-const COMES_BY_WITHIN_MS = 90_000;
+/** Whether a node is gone for good is looked at for a minute; and after a kill 15 s pass before anybody goes on. */
+const COMES_BY_WITHIN_MS = 150_000;
 
 /** What is hit while the worker stands still; `side`: the node that the move at work comes from or goes to. */
 export interface Victim {
@@ -31,6 +32,18 @@ export interface Victim {
 
 const nameOf = ({ kind, side, blow }: Victim): string =>
   `${blow} of ${side ? `the ${side === 'from' ? 'source' : 'target'}'s ${kind}` : kind}`;
+
+export interface OperationOptions {
+  /** Asks for the operation, and returns its id. Default: one that scales, the other way than the last. */
+  readonly start?: (reason: string) => Promise<string>;
+  /** What is still there when it is over, as `leftovers` tells it. Default: nothing. */
+  readonly leaves?: readonly string[];
+}
+
+export interface ExitOptions extends OperationOptions {
+  /** While the worker stands where it comes by before. */
+  readonly meanwhile?: (operationId: string) => Promise<void>;
+}
 
 interface Window {
   readonly name: string;
@@ -92,8 +105,7 @@ export class StepRun {
 
   async step(step: Step): Promise<void> {
     const { act, point, cancelFirstAt, ends } = step;
-    const { worker } = this.cluster.stack;
-    const restarts = worker.restarts;
+    const { restarts } = this.cluster.stack.worker;
     const ended = await this.operation(`${act} at ${point}`, async (operationId, ending) => {
       const cancel = () => this.#cancel(operationId, step);
       if (cancelFirstAt) {
@@ -106,29 +118,71 @@ export class StepRun {
       await this.#act(await this.comesBy(point, ending), step, cancel);
     });
     expect(ends, `${act} at ${point}: how the operation ended`).toContain(ended.state);
+    await this.#expectEnds(`${act} at ${point}`, act, restarts);
+  }
+
+  /** One of the ways out, which meets `act` at its point. */
+  async exit(
+    { exit, act, point, after, ends }: ExitStep,
+    { meanwhile, start, ...options }: ExitOptions = {},
+  ): Promise<OperationProgress> {
+    const name = `${exit}: ${act} at ${point}`;
+    const { restarts } = this.cluster.stack.worker;
+    let first: Promise<Stopped> | undefined;
+    const starting: Pick<OperationOptions, 'start'> = start
+      ? {
+          start: (reason) => {
+            first = this.#stops.stopAt(after ?? point); // before it is asked for: it may be there within milliseconds
+            return start(reason);
+          },
+        }
+      : {};
+    const during = async (operationId: string, ending: Promise<OperationProgress>): Promise<void> => {
+      let stopped = await this.comesBy(after ?? point, ending, first);
+      if (after) {
+        const second = this.comesBy(point, ending);
+        second.catch(() => undefined); // awaited below
+        await meanwhile?.(operationId);
+        stopped.go('on');
+        stopped = await second;
+      }
+      if (act === 'kill') return this.kill(stopped);
+      const { api, clusterId } = this.cluster.stack;
+      const how = { reason: `at ${point}`, signal: this.#stopping.signal };
+      await steerOperation(api, clusterId, operationId, 'cancel', how);
+      stopped.go('on');
+    };
+    const ended = await this.operation(name, during, { ...options, ...starting });
+    expect(ended.state, `${name}: how the operation ended`).toBe(ends);
+    await this.#expectEnds(name, act, restarts);
+    return ended;
+  }
+
+  /** The worker has ended as often as it was killed. */
+  async #expectEnds(name: string, act: Act, restartsBefore: number): Promise<void> {
+    const { worker } = this.cluster.stack;
     await until(() => worker.pid !== undefined, { deadlineMs: 30_000, what: 'the worker is started again' });
-    expect(worker.restarts - restarts, `${act} at ${point}: ends of the worker`).toBe(act === 'kill' ? 1 : 0);
+    expect(worker.restarts - restartsBefore, `${name}: ends of the worker`).toBe(act === 'kill' ? 1 : 0);
   }
 
   /** One operation, with `during` while it runs; returns how it ended. Throws where something is left over. */
   async operation(
     name: string,
     during: (operationId: string, ending: Promise<OperationProgress>) => Promise<void>,
+    { start = (reason) => this.#scale(reason), leaves = [] }: OperationOptions = {},
   ): Promise<OperationProgress> {
     const { stack } = this.cluster;
     const { signal } = this.#stopping;
     const window: Window = { name, from: now(), to: Number.POSITIVE_INFINITY };
     this.#windows.push(window);
     try {
-      const target = (await this.#size()) === SMALL ? LARGE : SMALL;
-      const id = await startOperation(stack.api, stack.clusterId, target, { reason: name, signal });
-      if (id === null) throw new Error(`there was nothing to do on the way to ${target} nodes`);
+      const id = await start(name);
       const ending = watchOperation(stack.api, stack.clusterId, id, { signal, onProgress: () => undefined });
       ending.catch(() => undefined); // awaited below
       await during(id, ending);
       const ended = await ending;
       const left = await this.cluster.leftovers();
-      if (left.length > 0) throw new Error(`left over: ${left.join('; ')}`);
+      if (left.join() !== leaves.join()) throw new Error(`left over: ${left.join('; ') || 'nothing'}`);
       return ended;
     } catch (error) {
       throw new Error(`${name}: ${error instanceof Error ? error.message : String(error)}`, { cause: error });
@@ -136,6 +190,14 @@ export class StepRun {
       this.#stops.clear();
       window.to = now();
     }
+  }
+
+  async #scale(reason: string): Promise<string> {
+    const { api, clusterId } = this.cluster.stack;
+    const target = (await this.#size()) === SMALL ? LARGE : SMALL;
+    const id = await startOperation(api, clusterId, target, { reason, signal: this.#stopping.signal });
+    if (id === null) throw new Error(`there was nothing to do on the way to ${target} nodes`);
+    return id;
   }
 
   /**
@@ -213,8 +275,11 @@ export class StepRun {
   }
 
   /** Waits for a worker at `point`; it stays there. Throws where `ending` comes first: then nobody will. */
-  async comesBy(point: FaultPoint, ending?: Promise<OperationProgress>): Promise<Stopped> {
-    const stopping = this.#stops.stopAt(point);
+  async comesBy(
+    point: FaultPoint,
+    ending?: Promise<OperationProgress>,
+    stopping = this.#stops.stopAt(point),
+  ): Promise<Stopped> {
     let stopped: Stopped | undefined;
     let ended: string | undefined;
     void stopping.then((at) => {
