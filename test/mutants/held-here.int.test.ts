@@ -184,15 +184,15 @@ describe('between two nodes', () => {
     copy.close();
   });
 
-  test('a newer attempt waits for a write that the older one has begun', async () => {
+  test('a newer attempt waits for a write that the older one has begun, until that has ended', async () => {
     const old = await begin();
     await f.copyJob(old, f.a, f.b);
     const writing = await take(f.b.pool);
     await beginHolding(writing, MOVE, old.token);
     const preparing = f.b.steward.prepare(await f.claim(MOVE, 'newer'));
     expect(await waitsOrEnds(f.b.pool, preparing)).toBe('waits');
-    await leave(writing);
     await preparing;
+    await expect(writing.query('COMMIT')).rejects.toThrow(); // it stood still for too long
   });
 
   test('an older attempt does not lower the token of an import', async () => {
@@ -201,7 +201,7 @@ describe('between two nodes', () => {
     await f.copyJob(newer, f.a, f.b);
     const late = await take(f.b.pool);
     await late.query('BEGIN');
-    await expect(ensureImport(late, MOVE, old.token, [0])).rejects.toMatchObject({
+    await expect(ensureImport(late, { pool: f.b.pool }, MOVE, old.token, [0])).rejects.toMatchObject({
       code: 'STALE_TOKEN',
     });
     await leave(late); // of nothing
