@@ -22,6 +22,8 @@ const LOCK_MS_MAX = 5_000;
 /** Beside a transaction that waits: another connection, from which those are ended who keep it waiting. */
 export interface Aside {
   readonly pool: Pool;
+  /** Default: OVERTAKEN_GRACE_MS. */
+  readonly graceMs?: number;
   readonly onEnded?: (ended: { readonly move: string; readonly sessions: readonly EndedSession[] }) => void;
 }
 
@@ -51,7 +53,7 @@ export async function takeImport(client: ClientBase, aside: Aside, move: string)
     () => true, // told below
   );
   let trouble: unknown;
-  let wait = OVERTAKEN_GRACE_MS;
+  let wait = aside.graceMs ?? OVERTAKEN_GRACE_MS;
   while (!(await Promise.race([taken, delay(wait, false, { ref: false })]))) {
     wait = OVERTAKEN_AGAIN_MS;
     try {

@@ -17,8 +17,8 @@ import { addJobs, createFixture, type Fixture, pendingAt } from './move-fixture.
 
 const MOVE = 'op/move-1.1';
 const OTHER = 'op/move-2.1';
-/** Of what waits for a writer that stands still: the moment that it is given, and what two busy cores make of it. */
-const BOUND_MS = 4_000;
+/** Of what waits for a writer that stands still: the moment that it is given, and what busy cores make of it. The writer itself stands there for ever. */
+const BOUND_MS = 10_000;
 
 let f: Fixture;
 let clients: pg.Client[];
@@ -171,15 +171,18 @@ test('a writer that ends its write in the moment that it is given keeps its conn
   const old = await f.begin(MOVE, f.a, f.b, [0]);
   await f.copyJob(old, f.a, f.b);
   const writer = await idleInTransaction(old);
-  const preparing = f.b.steward.prepare(await f.claim(MOVE, 'newer'));
-  await until(
-    async () =>
-      (await f.b.pool.query('SELECT FROM pg_stat_activity WHERE $1 = ANY (pg_blocking_pids(pid))', [writer.pid]))
-        .rowCount! > 0,
-    { deadlineMs: BOUND_MS, what: 'the newer one waits', everyMs: 10 },
-  );
+  const { token } = await f.claim(MOVE, 'newer');
+  const taking = await connect();
+  await taking.query('BEGIN');
+  const preparing = ensureImport(taking, { pool: f.b.pool, graceMs: 60_000 }, MOVE, token, [0]);
+  const waiting = 'SELECT FROM pg_stat_activity WHERE $1 = ANY (pg_blocking_pids(pid))';
+  await until(async () => (await f.b.pool.query(waiting, [writer.pid])).rowCount! > 0, {
+    deadlineMs: BOUND_MS,
+    what: 'the newer one waits',
+  });
   await writer.commits();
   await preparing;
+  await taking.query('COMMIT');
   expect(await isThere(writer.pid)).toBe(true);
   expect(await rowsOfImport()).toBe(1);
 });
