@@ -4,7 +4,7 @@
  * What is real: the ring. Each command is decided by `ring/decide.ts`, each event folded by `ring/ring.ts` (log.ts). The rest is what the code does, in steps
  * of one transaction, message or append each; `kinds` names the file that a step stands for. Whoever changes a rule there changes it here: `#wanted` is
  * `Steward.#wanted`, `#commanded` is `Steward.#commanded` with `#folded`, `#stop` is `ringmaster.obey`, `#attach` is `ringmaster.follow`, `#prepare` is
- * `Steward.#prepareNext` with `ensureImport`, `#endPass` is jobsdb/copy*.ts with the ledger, `#attempt` goes the way of activities/move.ts.
+ * `Steward.#prepareNext` with `ensureImport`, `#endWrite` is `takeImport`, `#endPass` is jobsdb/copy*.ts with the ledger, `#attempt` goes the way of activities/move.ts.
  *
  * A state is: the log; of each node how far it has folded, its rows (state, move, token) and its open intake; of each job how far it has got at either node,
  * and whether it is in flight; the copy at the target with its token and ledger; the attempts, where they stand and what they saw. Everything may happen at
@@ -453,6 +453,7 @@ export class Protocol implements Model {
   #endWrite(partition: number, ways: number): boolean {
     const slot = this.#holderOf(partition);
     if (slot === null) return false;
+    if (this.#has['overtaken write waited for']) return true;
     const at = attemptAt(slot);
     const pc = this.#now[at + PC]!;
     this.#step();
