@@ -39,6 +39,11 @@ const HOLD_DEADLINE_MS = 10_000;
 const STATEMENT_MS_MAX = 43_200_000;
 /** No byte of a statement came or went for so long: its peer is stopped. Longer than it takes to count what is pending of 100 million rows. */
 const SILENCE_MS_MAX = 600_000;
+/**
+ * Of a session that does nothing in a transaction: the server ends it. A writer waits in one for two answers of the source, each within SILENCE_MS_MAX, and a minute. For
+ * whom nobody overtakes: a worker that is stopped, or cut off without a word, would hold back what its node's PostgreSQL clears away.
+ */
+const IDLE_IN_TRANSACTION_MS_MAX = 1_260_000;
 /** What the log keeps of an accepted difference. */
 const DIFFERENCE_LENGTH_MAX = 2_000;
 /** We stop before the source does: an append that races with its dead-man would be lost work. */
@@ -349,6 +354,7 @@ function createPools(): { of(endpoints: Pick<NodeEndpoints, 'database'>, node: N
           application_name: 'ringmaster mover',
           statement_timeout: STATEMENT_MS_MAX,
           silenceMsMax: SILENCE_MS_MAX,
+          idle_in_transaction_session_timeout: IDLE_IN_TRANSACTION_MS_MAX,
           idleTimeoutMillis: 30_000,
           allowExitOnIdle: true,
         });

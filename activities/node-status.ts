@@ -13,15 +13,35 @@ export function refuseIfBlocked(status: NodeStatus): void {
   throw new NodeBlocked(code, `${status.node}: ${message}`, { node: status.node });
 }
 
-/**
- * The node's status once it has folded `version` and left nothing stale behind up to it. VERIFY_MISMATCH where nothing moves on for too long: a million jobs
- * take their time, and slow is not still.
- */
-export async function waitSettled(
-  { controlOf, limits }: Pick<ActivityDeps, 'controlOf' | 'limits'>,
+type Reaching = Pick<ActivityDeps, 'controlOf' | 'limits'>;
+
+/** The node's status once it has folded `version` and left nothing stale behind up to it, and `isGood` has nothing against it. Throws as `waitUntilRight` does. */
+export function waitSettled(
+  reaching: Reaching,
   node: NodeId,
   version: number,
   isGood: (status: NodeStatus) => string | null = () => null,
+): Promise<NodeStatus> {
+  return waitUntilRight(reaching, node, version, (status) =>
+    status.foldedVersion >= version && status.settledVersion >= version
+      ? isGood(status)
+      : `folded ${status.foldedVersion} and settled ${status.settledVersion} of version ${version}`,
+  );
+}
+
+/** The node's status once it has folded `version`. Throws as `waitUntilRight` does. */
+export function waitFolded(reaching: Reaching, node: NodeId, version: number): Promise<NodeStatus> {
+  return waitUntilRight(reaching, node, version, ({ foldedVersion }) =>
+    foldedVersion >= version ? null : `folded ${foldedVersion} of version ${version}`,
+  );
+}
+
+/** The first status with nothing wrong. VERIFY_MISMATCH where nothing moves on for too long: a million jobs take their time, and slow is not still. */
+async function waitUntilRight(
+  { controlOf, limits }: Reaching,
+  node: NodeId,
+  version: number,
+  whatIsWrong: (status: NodeStatus) => string | null,
 ): Promise<NodeStatus> {
   const signal = cancellationSignal();
   const control = await controlOf(node);
@@ -35,36 +55,11 @@ export async function waitSettled(
       batches = status.batchesPutAway ?? 0;
       deadline = performance.now() + limits.settleWithinMs;
     }
-    const isSettled = status.foldedVersion >= version && status.settledVersion >= version;
-    const wrong = isSettled
-      ? isGood(status)
-      : `folded ${status.foldedVersion} and settled ${status.settledVersion} of version ${version}`;
+    const wrong = whatIsWrong(status);
     if (wrong === null) return status;
     if (performance.now() > deadline) {
       throw new CodedError('VERIFY_MISMATCH', `${node}: ${wrong}`, { node, version });
     }
-    await sleep(limits.pollEveryMs);
-  }
-}
-
-/** The node's status once it has folded `version`. VERIFY_MISMATCH where that takes too long. */
-export async function waitFolded(
-  { controlOf, limits }: Pick<ActivityDeps, 'controlOf' | 'limits'>,
-  node: NodeId,
-  version: number,
-): Promise<void> {
-  const signal = cancellationSignal();
-  const control = await controlOf(node);
-  const deadline = performance.now() + limits.settleWithinMs;
-  for (;;) {
-    const status = await control.status(signal);
-    refuseIfBlocked(status);
-    if (status.foldedVersion >= version) return;
-    if (performance.now() > deadline)
-      throw new CodedError('VERIFY_MISMATCH', `${node}: folded ${status.foldedVersion} of version ${version}`, {
-        node,
-        version,
-      });
     await sleep(limits.pollEveryMs);
   }
 }

@@ -255,7 +255,11 @@ async function moveOurs(bench: Bench, move: string, rows: number): Promise<Ours>
       move,
       token: 1,
       partitions: MOVED,
-      datasets: (await inTransaction(bench.target.pool, (client) => ensureImport(client, move, 1, MOVED))).datasets,
+      datasets: (
+        await inTransaction(bench.target.pool, (client) =>
+          ensureImport(client, { pool: bench.target.pool }, move, 1, MOVED),
+        )
+      ).datasets,
       signal: bench.signal,
     };
     lap('prepare');
@@ -273,7 +277,7 @@ async function moveOurs(bench: Bench, move: string, rows: number): Promise<Ours>
     return { ms, phasesMs, rssPeakMb: sampler.stop() };
   } finally {
     sampler.stop();
-    await inTransaction(bench.target.pool, (client) => dropImport(client, move));
+    await inTransaction(bench.target.pool, (client) => dropImport(client, { pool: bench.target.pool }, move));
   }
 }
 
@@ -453,11 +457,13 @@ async function withDatasets<T>(
   move: string,
   use: (datasets: { prefix: Prefix; dataset: number }[]) => Promise<T>,
 ): Promise<T> {
-  const { datasets } = await inTransaction(target.pool, (client) => ensureImport(client, move, 1, MOVED));
+  const { datasets } = await inTransaction(target.pool, (client) =>
+    ensureImport(client, { pool: target.pool }, move, 1, MOVED),
+  );
   try {
     return await use([...datasets]);
   } finally {
-    await inTransaction(target.pool, (client) => dropImport(client, move));
+    await inTransaction(target.pool, (client) => dropImport(client, { pool: target.pool }, move));
   }
 }
 

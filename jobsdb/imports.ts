@@ -5,6 +5,7 @@
 import type { ClientBase } from 'pg';
 import { CodedError } from '../kit/errors.ts';
 import type { PartitionIndex } from '../ring/partition.ts';
+import { type Aside, takeImport } from './overtaken.ts';
 import { jobsTable, quoteLiteral, statusTable } from './sql/datasets.ts';
 import { type Prefix, prefixes } from './sql/schema.ts';
 
@@ -28,22 +29,27 @@ export async function isImporting(client: ClientBase, move: string): Promise<boo
 }
 
 /**
- * Raises the token of the import to `token`, which waits for an older attempt's open write; makes the import where it isn't there: nothing stale may be
- * left of its partitions then. Throws STALE_TOKEN where a newer attempt was here.
+ * Raises the token of the import to `token`, which ends an older attempt's open write (overtaken.ts), and waits for none under this token; makes the import where
+ * it isn't there: nothing stale may be left of its partitions then. Throws STALE_TOKEN where a newer attempt was here. In the transaction of the one who alone raises
+ * tokens at this node.
  */
 export async function ensureImport(
   client: ClientBase,
+  aside: Aside,
   move: string,
   token: number,
   partitions: readonly PartitionIndex[],
 ): Promise<ImportDatasets> {
-  const known = await client.query<{ token: string }>(
-    'SELECT token::text FROM ringmaster.imports WHERE move = $1 FOR UPDATE',
-    [move],
-  );
+  const known = await client.query<{ token: string }>('SELECT token::text FROM ringmaster.imports WHERE move = $1', [
+    move,
+  ]);
   if (known.rows[0]) {
-    if (Number(known.rows[0].token) > token) throw staleToken(move, Number(known.rows[0].token), token);
-    await client.query('UPDATE ringmaster.imports SET token = $2 WHERE move = $1', [move, token]);
+    const held = Number(known.rows[0].token);
+    if (held > token) throw staleToken(move, held, token);
+    if (held < token) {
+      await takeImport(client, aside, move);
+      await client.query('UPDATE ringmaster.imports SET token = $2 WHERE move = $1', [move, token]);
+    }
     const datasets = await client.query<{ prefix: Prefix; dataset: number }>(
       'SELECT prefix, dataset FROM ringmaster.datasets WHERE move = $1 ORDER BY prefix',
       [move],

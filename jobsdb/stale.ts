@@ -1,6 +1,7 @@
 /** Partition ids in the tables, and putting away what a node holds of partitions that it does not own. */
 import type { ClientBase, Pool } from 'pg';
 import { type PartitionIndex, partitionIndexOf } from '../ring/partition.ts';
+import { type Aside, takeImport } from './overtaken.ts';
 import { type Dataset, jobsTable, selectAttached, statusTable } from './sql/datasets.ts';
 import {
   countPendingIn,
@@ -113,9 +114,10 @@ export async function putAwayNext(
   return { rest: { todo: [], after: 0 }, marked };
 }
 
-/** Forgets the copy of a move that did not come to its hand-over: drops its datasets and its ledger. Repeatable. */
-export async function dropImport(client: ClientBase, move: string): Promise<void> {
-  // The ledger's row first: it waits for a write that is still open, and refuses later ones, which find no row.
+/** Forgets the copy of a move that is over and did not come to its hand-over: drops its datasets and its ledger. Ends a write that is still open. Repeatable. */
+export async function dropImport(client: ClientBase, aside: Aside, move: string): Promise<void> {
+  // The ledger's row first: later writes are refused, as they find no row.
+  await takeImport(client, aside, move);
   await client.query('DELETE FROM ringmaster.imports WHERE move = $1', [move]);
   const datasets = await client.query<Dataset>(
     'DELETE FROM ringmaster.datasets WHERE move = $1 AND NOT attached RETURNING prefix, dataset, move',

@@ -20,6 +20,7 @@ import type { Pool, PoolClient } from 'pg';
 import type { ImportTarget, MoveCommand, NodeControl, NodeStatus, PartitionState } from '../dataplane/contract.ts';
 import { type Adopting, adoptNext, countUnadoptedJobs } from '../jobsdb/adopt.ts';
 import { ensureImport, importsOf, isImporting } from '../jobsdb/imports.ts';
+import type { Aside } from '../jobsdb/overtaken.ts';
 import type { Dataset } from '../jobsdb/sql/datasets.ts';
 import {
   enterAlone,
@@ -86,8 +87,10 @@ export interface StewardDeps {
 
 export class Steward implements NodeControl, NodeTopology {
   readonly #session: NodeSession;
-  /** Quiesces, fences and openings: on one connection, whose statements are known to it when clients wait. */
+  /** Quiesces, fences and openings: on one connection, whose statements are known to it when clients wait. Within a turn it is free while a transaction runs. */
   readonly #reserved: Pool;
+  /** Whoever was overtaken and keeps a turn waiting is ended from there. */
+  readonly #aside: Aside;
   readonly #store: RingStore;
   readonly #work: NodeWork;
   readonly #log: Logger;
@@ -135,6 +138,10 @@ export class Steward implements NodeControl, NodeTopology {
     this.#store = deps.ringStore;
     this.#work = deps.work;
     this.#log = deps.log;
+    this.#aside = {
+      pool: this.#reserved,
+      onEnded: (ended) => this.#log.warn(ended, 'sessions of an overtaken attempt ended: they held an import'),
+    };
     this.datasetList = new DatasetList(deps.session.pool);
     this.#putAwayRows = deps.putAwayRows ?? PUT_AWAY_ROWS;
     this.#adoptRows = deps.adoptRows ?? ADOPT_ROWS;
@@ -358,13 +365,13 @@ export class Steward implements NodeControl, NodeTopology {
         }
       }
       for (const left of await importsOf(client, move.partitions))
-        if (left !== move.move) await dropImport(client, left);
+        if (left !== move.move) await dropImport(client, this.#aside, left);
       if (!(await isImporting(client, move.move))) {
         const stale = rest ?? (await planPutAway(client, this.#leavers(move.partitions)));
         const next = await putAwayNext(client, stale, this.#putAwayRows);
         if (next.rest.todo.length > 0) return next;
       }
-      return ensureImport(client, move.move, command.token, move.partitions);
+      return ensureImport(client, this.#aside, move.move, command.token, move.partitions);
     });
     if (!('datasets' in prepared)) return prepared;
     this.#settled(move.partitions);
@@ -492,7 +499,7 @@ export class Steward implements NodeControl, NodeTopology {
     }
     await this.#reconcile(ring, last, gained);
     for (const { move, partitions } of aborted) {
-      await this.#alone([], (client) => dropImport(client, move));
+      await this.#alone([], (client) => dropImport(client, this.#aside, move));
       this.#unsettle(partitions.filter((partition) => this.#rows.get(partition)?.state === 'closed'));
     }
     // Last of all: what failed above is tried again with the same events, which follow the ring as it was.

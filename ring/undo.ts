@@ -64,7 +64,7 @@ export function planUndo(events: readonly RecordedEvent[], operation: string, op
     removed: emptied,
     moves: inTurns([...lists.values()], perMove, (_from, to) => `${to} had it before`),
     partitionsMoved: back.length,
-    ...marksBack(events, operation, ring),
+    ...marksBack(events, operation, ring, back),
   });
 }
 
@@ -74,23 +74,26 @@ interface Moved {
   readonly home: NodeId;
   readonly left: NodeId;
   readonly now: NodeId;
+  /** Log position at which it left its home. */
+  readonly leftAt: number;
 }
 
 /** Partitions that are not where they were before the operation, ascending. */
 function movedBy(events: readonly RecordedEvent[], operation: string, ring: Ring): Moved[] {
-  const homes = new Map<PartitionIndex, NodeId>();
+  const homes = new Map<PartitionIndex, { readonly home: NodeId; readonly leftAt: number }>();
   const lefts = new Map<PartitionIndex, NodeId>();
   const handedOver = [...movesOf(events).values()].filter(
     (move): move is MoveRecord & { handedOver: object } => move.operation === operation && move.handedOver !== null,
   );
-  for (const { from, to, partitions } of handedOver.sort((a, b) => a.handedOver.version - b.handedOver.version)) {
+  handedOver.sort((a, b) => a.handedOver.version - b.handedOver.version);
+  for (const { from, to, partitions, handedOver: at } of handedOver) {
     for (const partition of partitions) {
-      if (!homes.has(partition)) homes.set(partition, from);
+      if (!homes.has(partition)) homes.set(partition, { home: from, leftAt: at.version });
       lefts.set(partition, to);
     }
   }
   return [...homes]
-    .map(([partition, home]) => ({ partition, home, left: lefts.get(partition)!, now: ring.owners[partition]! }))
+    .map(([partition, was]) => ({ partition, ...was, left: lefts.get(partition)!, now: ring.owners[partition]! }))
     .filter(({ home, now }) => home !== now)
     .sort((a, b) => a.partition - b.partition);
 }
@@ -124,20 +127,29 @@ function nodesChangedBy(
   };
 }
 
-/** Nodes that it drained, or activated, and that still are so. */
+/**
+ * Nodes that it drained, or activated, and that still are so; and those that were drained already when it took from them what goes back, as they would be
+ * given nothing else. A node that was drained later stays so: that was another decision.
+ */
 function marksBack(
   events: readonly RecordedEvent[],
   operation: string,
   ring: Ring,
+  back: readonly Moved[],
 ): Pick<MovePlan, 'drains' | 'activates'> {
   const drained = new Map<NodeId, boolean>();
-  for (const { event, operation: by } of events) {
+  const drainedAt = new Map<NodeId, number>();
+  for (const { event, operation: by, version } of events) {
+    if (event.type === 'node drained') drainedAt.set(event.node, version);
     if (by !== operation) continue;
     if (event.type === 'node drained') drained.set(event.node, true);
     if (event.type === 'node activated') drained.set(event.node, false);
   }
   const still = [...drained].filter(([node, is]) => isMember(ring, node) && isDrained(ring, node) === is);
-  const activates = still.flatMap(([node, is]) => (is ? [node] : []));
+  const emptied = back.flatMap(({ home, leftAt }) =>
+    isDrained(ring, home) && (drainedAt.get(home) ?? leftAt) < leftAt ? [home] : [],
+  );
+  const activates = [...new Set([...still.flatMap(([node, is]) => (is ? [node] : [])), ...emptied])];
   const drains = still.flatMap(([node, is]) => (is ? [] : [node]));
   return { ...(drains.length > 0 ? { drains } : {}), ...(activates.length > 0 ? { activates } : {}) };
 }

@@ -33,6 +33,8 @@ test.each(saved)('%s still replays', async (file) => {
 
 const VERIFY = `await op.step('verify cluster', () => verify(op));`;
 const REMOVE = `await op.step('remove nodes', () => removeNodes(op));`;
+const COMPLETE = `await op.step('move partitions', () => completeHandedOver(op));`;
+const PLAN_BACK = `await op.step('plan', () => planBack(op));`;
 
 /** Each is a change that somebody could make in good faith; `breaks`: a history that must not replay with it. */
 const changes: readonly { readonly what: string; readonly planted: readonly Planted[]; readonly breaks: string }[] = [
@@ -71,6 +73,38 @@ const changes: readonly { readonly what: string; readonly planted: readonly Plan
     what: 'a child workflow of another type',
     planted: [{ file: 'run-moves.ts', find: `executeChild('MovePartitions', {`, replace: `executeChild('MoveMany', {` }],
     breaks: 'scale-cluster/0.1.0-continued-as-new.json',
+  },
+  {
+    what: 'nodes are marked once all has moved',
+    planted: [
+      { file: 'scale-cluster.ts', find: `await markNodes(op);\n    await forgetNode(op);`, replace: `await forgetNode(op);` },
+      { file: 'scale-cluster.ts', find: VERIFY, replace: `await markNodes(op);\n  ${VERIFY}` },
+    ],
+    breaks: 'scale-cluster/0.1.0-drain.json',
+  },
+  {
+    what: 'a node is forgotten without a word',
+    planted: [{ file: 'scale-cluster.ts', find: `await forgetNode(op);`, replace: '' }],
+    breaks: 'scale-cluster/0.1.0-forget.json',
+  },
+  {
+    what: 'an undo is planned once, under its freeze',
+    planted: [
+      {
+        file: 'scale-cluster.ts',
+        find: `await op.step('plan', () => lookAhead(op, goal));\n    if (hasNothingToDo(op))`,
+        replace: `if (goal.kind !== 'undo') await op.step('plan', () => lookAhead(op, goal));\n    if (goal.kind !== 'undo' && hasNothingToDo(op))`,
+      },
+    ],
+    breaks: 'scale-cluster/0.1.0-undo-of-an-ended-one.json',
+  },
+  {
+    what: 'the way back is planned before what is handed over is completed',
+    planted: [
+      { file: 'scale-cluster.ts', find: COMPLETE, replace: '/* 1 */' },
+      { file: 'scale-cluster.ts', find: PLAN_BACK, replace: `${PLAN_BACK} ${COMPLETE}` },
+    ],
+    breaks: 'scale-cluster/0.1.0-undone-under-way.json',
   },
   {
     what: 'a second look at the nodes before a comparison',

@@ -5,7 +5,9 @@ import {
   cancelUpdate,
   pauseUpdate,
   resumeUpdate,
+  retryUpdate,
   stopVerificationUpdate,
+  undoUpdate,
   type VerifyInput,
   verifyWorkflowId,
 } from '../../workflows/messages.ts';
@@ -90,6 +92,44 @@ export const stories: readonly Story[] = [
       await operation.cancel();
       return ended(Promise.resolve(operation));
     },
+  },
+  {
+    name: 'undone-under-way',
+    nodes: 1,
+    async tell({ world, start, shows }) {
+      const certificate = refusal('CERTIFICATE_MISMATCH');
+      // The second move is handed over and not completed when the operation is undone.
+      world.before.set('cleanUp', ({ move }) => (move?.includes('/move-2.') ? Promise.reject(certificate) : undefined));
+      const operation = await start({ targetNodes: 2, partitionsPerMoveMax: 2 });
+      await shows(operation, 'blocked', ({ state }) => state === 'blocked');
+      await operation.executeUpdate(undoUpdate, { args: [{ actor: 'ada' }] });
+      await shows(operation, 'blocked on the way back', ({ state }) => state === 'blocked');
+      world.before.clear();
+      await operation.executeUpdate(retryUpdate, { args: [{}] });
+      return ended(Promise.resolve(operation));
+    },
+  },
+  {
+    name: 'undo-of-an-ended-one',
+    nodes: 2,
+    async tell({ start, scale }) {
+      const { operationId } = await scale(3);
+      return ended(start({ goal: { kind: 'undo', operation: operationId } }));
+    },
+  },
+  { name: 'drain', nodes: 3, tell: (trial) => ended(trial.start({ goal: { kind: 'drain', node: 'node-1' } })) },
+  {
+    name: 'undo-of-a-drain',
+    nodes: 3,
+    async tell({ start }) {
+      const drained = await ended(start({ goal: { kind: 'drain', node: 'node-1' } }));
+      return ended(start({ goal: { kind: 'undo', operation: drained.firstExecutionRunId } }));
+    },
+  },
+  {
+    name: 'forget',
+    nodes: 3,
+    tell: (trial) => ended(trial.start({ actor: 'ada', goal: { kind: 'forget', node: 'node-1', acceptLoss: true } })),
   },
 ];
 

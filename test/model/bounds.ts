@@ -17,6 +17,7 @@ export const bugs = [
   'hand-over though the sets differ',
   'no dead-man',
   'copy of an aborted move is kept',
+  'overtaken write waited for',
 ] as const;
 export type Bug = (typeof bugs)[number];
 

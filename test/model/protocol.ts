@@ -4,7 +4,7 @@
  * What is real: the ring. Each command is decided by `ring/decide.ts`, each event folded by `ring/ring.ts` (log.ts). The rest is what the code does, in steps
  * of one transaction, message or append each; `kinds` names the file that a step stands for. Whoever changes a rule there changes it here: `#wanted` is
  * `Steward.#wanted`, `#commanded` is `Steward.#commanded` with `#folded`, `#stop` is `ringmaster.obey`, `#attach` is `ringmaster.follow`, `#prepare` is
- * `Steward.#prepareNext` with `ensureImport`, `#endPass` is jobsdb/copy*.ts with the ledger, `#attempt` goes the way of activities/move.ts.
+ * `Steward.#prepareNext` with `ensureImport`, `#endWrite` is `takeImport`, `#endPass` is jobsdb/copy*.ts with the ledger, `#attempt` goes the way of activities/move.ts.
  *
  * A state is: the log; of each node how far it has folded, its rows (state, move, token) and its open intake; of each job how far it has got at either node,
  * and whether it is in flight; the copy at the target with its token and ledger; the attempts, where they stand and what they saw. Everything may happen at
@@ -431,15 +431,36 @@ export class Protocol implements Model {
 
   /** Whether an attempt has a transaction open that holds the copy's token row. */
   #isHeld(partition: number): boolean {
-    if (this.#has['token not held until the commit']) return false;
+    return this.#holderOf(partition) !== null;
+  }
+
+  #holderOf(partition: number): number | null {
+    if (this.#has['token not held until the commit']) return null;
     for (let slot = 0; slot < SLOTS; slot += 1) {
       const at = attemptAt(slot);
       const pc = this.#now[at + PC]! & 15;
       if (pc !== COPYING && pc !== COPYING_REST) continue;
       const move = this.#now[at + MOVE]!;
-      if (this.#moveOf[move]!.partition === partition && this.#now[copyAt(partition) + COPY_MOVE] === move) return true;
+      if (this.#moveOf[move]!.partition === partition && this.#now[copyAt(partition) + COPY_MOVE] === move) return slot;
     }
-    return false;
+    return null;
+  }
+
+  /**
+   * `takeImport`: an open write that was overtaken is undone, and its attempt stands where it stood before; what it tries next is refused. False: none is open.
+   * Whether it ends the write itself before is another order of steps; no way out needs it to.
+   */
+  #endWrite(partition: number, ways: number): boolean {
+    const slot = this.#holderOf(partition);
+    if (slot === null) return false;
+    if (this.#has['overtaken write waited for']) return true;
+    const at = attemptAt(slot);
+    const pc = this.#now[at + PC]!;
+    this.#step();
+    this.#next[at + PC] = ((pc & 15) === COPYING ? PREPARED : FENCE_STANDS) | (pc & 0xf0);
+    for (const event of this.#eventsOf[partition]!) this.#next[at + SEEN + event]! &= 7;
+    this.#done(K['write ended'], slot, ways);
+    return true;
   }
 
   #prepare(slot: number, move: number): void {
@@ -456,7 +477,6 @@ export class Protocol implements Model {
       this.#refused(slot);
       return;
     }
-    if (this.#isHeld(partition)) return;
     const at = attemptAt(slot);
     const copy = copyAt(partition);
     const claim = now[at + CLAIM]!;
@@ -465,6 +485,7 @@ export class Protocol implements Model {
       this.#refused(slot);
       return;
     }
+    if (this.#endWrite(partition, WITH_WORKERS)) return;
     const other = this.#moveOf[now[copy + COPY_MOVE]!]!;
     if (!isThere && other.to >= 0 && other.to !== to) throw new Error(`${other.name} has left a copy elsewhere`);
     this.#step();
@@ -571,8 +592,10 @@ export class Protocol implements Model {
     }
     next[copy + COPY_PASS] = pass;
     next[at + PC] = (isLast ? VERIFIED : COPIED_MOST) | (fine ? pass << 4 : 0);
+    // One that is given up may stand still for ever: no way out may need it to end its write.
+    const ways = fine && slot === ZOMBIE ? NOBODY : BY_ALL;
     if (!isLast) {
-      this.#doneChecked(K['end pass'], slot, BY_ALL);
+      this.#doneChecked(K['end pass'], slot, ways);
       return;
     }
     if (!isSame && !this.#has['hand-over though the sets differ']) {
@@ -582,7 +605,7 @@ export class Protocol implements Model {
       this.#doneChecked(K['end last rows and verify'], slot, TO_THE_END);
       return;
     }
-    this.#doneChecked(K['end last rows and verify'], slot, BY_ALL);
+    this.#doneChecked(K['end last rows and verify'], slot, ways);
   }
 
   /** Quiesce and fence: `Steward.#obey`, `ringmaster.obey`. */
@@ -708,7 +731,7 @@ export class Protocol implements Model {
       if (move === 0 || this.#moveOf[move]!.to !== node || log.status[move] !== moveStatus.aborted) continue;
       const isNews = folded === 0 || this.#logs.earlier(this.#log, folded).status[move] !== moveStatus.aborted;
       if (!isNews || this.#has['copy of an aborted move is kept']) continue;
-      if (this.#isHeld(partition)) return; // waits for the write that is open
+      if (this.#endWrite(partition, BY_ALL)) return;
       this.#forgetCopy(partition);
     }
     next[nodeAt(node) + FOLDED] = this.#afterQuiet(this.#log, version);
@@ -1008,7 +1031,13 @@ export class Protocol implements Model {
 
   /** Kinds of steps that must occur within these bounds. A late message is one that was taken in, which only planted bugs let happen. */
   stepsOf({ fine, crashes, zombies }: Bounds): string[] {
-    const fineOnes: readonly Kind[] = ['intake commits', 'begin pass', 'begin last rows', 'nothing is in flight'];
+    const fineOnes: readonly Kind[] = [
+      'intake commits',
+      'begin pass',
+      'begin last rows',
+      'nothing is in flight',
+      'write ended',
+    ];
     return kinds.flatMap(([kind]) => {
       if (kind === 'open early' || kind === 'late message' || (!fine && fineOnes.includes(kind))) return [];
       if ((kind === 'worker dies' || kind === 'restart') && crashes === 0) return [];

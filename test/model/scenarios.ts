@@ -145,6 +145,12 @@ export const planted: readonly Planted[] = [
     breaks: 'no exit: nodes without workers take in and deliver again',
   },
   {
+    name: 'a write that was overtaken is waited for, as long as it may stand still',
+    bugs: ['overtaken write waited for'],
+    bounds: { ...small, zombies: 1 },
+    breaks: 'no exit',
+  },
+  {
     name: 'the copy of an aborted move is kept',
     bugs: ['copy of an aborted move is kept'],
     bounds: small,

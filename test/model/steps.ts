@@ -38,6 +38,7 @@ export const kinds = [
   ['abort', 'activities/move.ts'],
   ['worker dies', 'workers/'],
   ['attempt becomes a zombie', 'workers/'],
+  ['write ended', 'jobsdb/overtaken.ts'],
   ['fold', 'node/steward.ts'],
   ['restart', 'node/main.ts'],
   ['intake begins', 'node/intake.ts, router/'],
@@ -122,6 +123,8 @@ export class Telling {
         return `${attempt}: its worker dies`;
       case 'attempt becomes a zombie':
         return `${attempt}: is given up, and runs on as a zombie`;
+      case 'write ended':
+        return `${attempt}: was overtaken, and ${target} ends its open write`;
       case 'fold':
         return `${node} folds up to version ${after[nodeAt(about) + FOLDED]}`;
       case 'restart':

@@ -31,6 +31,7 @@ const of = (
 ): Guard[] => guards.map((guard) => ({ file, tests: typeof tests === 'string' ? [tests] : tests, ...guard }));
 
 const HELD_HERE = ['test/mutants/held-here.int.test.ts'];
+const OVERTAKEN = ['test/jobsdb/overtaken.int.test.ts'];
 const ADOPT = ['test/jobsdb/adopt.int.test.ts'];
 const DATASETS = ['test/node/datasets.int.test.ts'];
 const PUT_AWAY = ['test/jobsdb/put-away.int.test.ts'];
@@ -721,10 +722,51 @@ export const guards: readonly Guard[] = [
     {
       name: 'an older attempt does not lower the token',
       because: 'P3: the token only grows',
-      find: 'if (Number(known.rows[0].token) > token)',
-      replace: 'if (Number(known.rows[0].token) < 0)',
+      find: 'if (held > token) throw',
+      replace: 'if (held < 0) throw',
       tests: HELD_HERE,
       only: 'an older attempt does not lower the token of an import',
+    },
+    {
+      name: 'a newer attempt ends an older one’s open write',
+      because: 'P4: a worker that stands still keeps its target from nothing',
+      find: 'await takeImport(client, aside, move);',
+      replace: '',
+      tests: OVERTAKEN,
+      only: 'is ended for a newer attempt',
+    },
+    {
+      name: 'no session of the current token is ended',
+      because: 'P4: a command that is asked again costs nothing',
+      find: 'if (held < token) {',
+      replace: 'if (held <= token) {',
+      tests: OVERTAKEN,
+      only: 'is not ended under the current token',
+    },
+  ]),
+  ...of('jobsdb/stale.ts', OVERTAKEN, [
+    {
+      name: 'who forgets a copy ends a write that is open',
+      because: 'P4: a worker that stands still keeps its target from nothing',
+      find: 'await takeImport(client, aside, move);',
+      replace: '',
+      only: 'is ended once its move is aborted',
+    },
+  ]),
+  ...of('jobsdb/overtaken.ts', OVERTAKEN, [
+    {
+      name: 'an overtaken session is ended, not only waited for',
+      because: 'P4: in the middle of a COPY no timeout is looked at',
+      find: 'pg_terminate_backend(b.pid)',
+      replace: 'false',
+      only: 'is ended for a newer attempt',
+    },
+    {
+      name: 'an overtaken session that cannot be ended is not waited for for ever',
+      because: 'P4: also the session of a process that is gone would wait, with its locks',
+      find: 'SET LOCAL lock_timeout = ${LOCK_MS_MAX};',
+      replace: 'SET LOCAL lock_timeout = 0;',
+      only: 'a session that a node has no right to end is told',
     },
   ]),
 
@@ -1091,7 +1133,7 @@ export const guards: readonly Guard[] = [
     {
       name: 'the copy of an aborted move is forgotten',
       because: 'P3: what it left must not be there when the partition comes again',
-      find: 'await this.#alone([], (client) => dropImport(client, move));',
+      find: 'await this.#alone([], (client) => dropImport(client, this.#aside, move));',
       replace: 'void move;',
       only: 'lifts the fence at the source and is forgotten at the target',
     },

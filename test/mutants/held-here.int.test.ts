@@ -189,10 +189,14 @@ describe('between two nodes', () => {
     await f.copyJob(old, f.a, f.b);
     const writing = await take(f.b.pool);
     await beginHolding(writing, MOVE, old.token);
-    const preparing = f.b.steward.prepare(await f.claim(MOVE, 'newer'));
+    const { token } = await f.claim(MOVE, 'newer');
+    const raising = await take(f.b.pool);
+    await raising.query('BEGIN');
+    const preparing = ensureImport(raising, { pool: f.b.pool, graceMs: 60_000 }, MOVE, token, [0]);
     expect(await waitsOrEnds(f.b.pool, preparing)).toBe('waits');
     await leave(writing);
     await preparing;
+    await leave(raising);
   });
 
   test('an older attempt does not lower the token of an import', async () => {
@@ -201,7 +205,7 @@ describe('between two nodes', () => {
     await f.copyJob(newer, f.a, f.b);
     const late = await take(f.b.pool);
     await late.query('BEGIN');
-    await expect(ensureImport(late, MOVE, old.token, [0])).rejects.toMatchObject({
+    await expect(ensureImport(late, { pool: f.b.pool }, MOVE, old.token, [0])).rejects.toMatchObject({
       code: 'STALE_TOKEN',
     });
     await leave(late); // of nothing

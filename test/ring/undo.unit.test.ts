@@ -2,7 +2,7 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { decide, type RingCommand, RingRefusal } from '../../ring/decide.ts';
 import type { RecordedEvent } from '../../ring/events.ts';
-import { nodeNames, planMoves } from '../../ring/plan.ts';
+import { nodeNames, planDrain, planMoves } from '../../ring/plan.ts';
 import { evolve, noRing, type Ring } from '../../ring/ring.ts';
 import { planUndo } from '../../ring/undo.ts';
 import { certificateFor } from '../support/certificate.ts';
@@ -39,6 +39,8 @@ class Log {
     this.do(operation, { type: 'freeze', by: { operationId: operation, workflowId: 'w', runId: operation } });
     const holder = this.ring.lastHolder;
     for (const node of plan.added) this.do(operation, { type: 'join node', holder, facts: factsOf(node) });
+    for (const node of plan.activates ?? []) this.do(operation, { type: 'activate node', node });
+    for (const node of plan.drains ?? []) this.do(operation, { type: 'drain node', holder, node });
     for (const { n, from, to, partitions } of plan.moves.slice(0, moves)) {
       const move = `${operation}/move-${n}.1`;
       this.do(operation, { type: 'start move', holder, move, from, to, partitions });
@@ -190,5 +192,28 @@ describe('the way back from an operation', () => {
         }
       }),
     );
+  });
+});
+
+describe('a node that is drained', () => {
+  test('is activated by the undo of what took its partitions while it was drained, whoever drained it', () => {
+    const log = new Log(3);
+    const before = shape(log.ring);
+    log.carryOut('cancelled', planDrain(log.ring, 'node-1'), 0);
+    log.carryOut('drain', planDrain(log.ring, 'node-1'));
+    expect(planUndo(log.events, 'drain')).toMatchObject({ activates: ['node-1'] });
+    log.undo('back', 'drain');
+    expect(shape(log.ring)).toEqual(before);
+    expect(log.ring.drained).toEqual([]);
+  });
+
+  test('stays drained where that was decided later than what is undone', () => {
+    const log = new Log(2);
+    log.scale('down', 1);
+    log.scale('up', 2);
+    log.carryOut('drain', planDrain(log.ring, 'node-1'));
+    const plan = planUndo(log.events, 'down');
+    expect(plan.moves.map(({ to }) => to)).toContain('node-1');
+    expect(plan).not.toHaveProperty('activates');
   });
 });

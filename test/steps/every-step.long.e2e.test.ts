@@ -4,7 +4,7 @@
  */
 import { describe, expect, test } from 'vitest';
 import { expectFlawless } from '../e2e/cluster.ts';
-import { type Act, type Step, stepsOf } from './plan.ts';
+import { type Act, activityOf, stepsOf } from './plan.ts';
 import { withSteps } from './support.ts';
 
 const GROUPS: readonly (readonly [name: string, activities: readonly string[]])[] = [
@@ -13,7 +13,6 @@ const GROUPS: readonly (readonly [name: string, activities: readonly string[]])[
   ['a copy and its end', ['preCopy', 'cleanUp']],
   ['a cut-over', ['cutOver']],
 ];
-const activityOf = ({ point }: Step): string => point.slice(0, point.indexOf(':'));
 
 describe.each<Act>(['kill', 'cancel'])('%s', (act) => {
   const steps = stepsOf(act);

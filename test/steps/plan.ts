@@ -5,7 +5,7 @@
 import { type FaultPoint, faultPoints } from '../../activities/fault-points.ts';
 
 export type Act = 'kill' | 'cancel';
-type Ending = 'completed' | 'cancelled';
+type Ending = 'completed' | 'cancelled' | 'undone';
 
 export interface Step {
   readonly point: FaultPoint;
@@ -18,8 +18,26 @@ export interface Step {
   readonly ends: readonly Ending[];
 }
 
-/** Who comes by: an operation that scales; one that is cancelled; one that makes a ring (make-ring.long.e2e.test.ts); a verification; nobody in a test yet. */
-type By = { readonly way: Step['way']; readonly cancelFirstAt?: FaultPoint } | 'make ring' | 'verification' | 'not yet';
+/** The ways out (docs/operations.md). An undo of an operation that has ended is planned twice: before it holds the ring, and under its freeze. */
+export const exits = [
+  'drain',
+  'undo of a drain',
+  'forget',
+  'undo',
+  'undo, under its freeze',
+  'undo under way',
+] as const;
+export type Exit = (typeof exits)[number];
+
+/**
+ * Who comes by: an operation that scales; one that is cancelled; one that makes a ring (make-ring.long.e2e.test.ts); a verification; only these ways out
+ * (exits.long.e2e.test.ts).
+ */
+type By =
+  | { readonly way: Step['way']; readonly cancelFirstAt?: FaultPoint }
+  | { readonly exits: readonly Exit[] }
+  | 'make ring'
+  | 'verification';
 
 const either: By = { way: 'either' };
 const up: By = { way: 'up' };
@@ -34,15 +52,17 @@ const OF_ACTIVITY: Readonly<Record<string, By>> = {
   removeNode: down,
   removeUnused: { way: 'up', cancelFirstAt: 'joinNode: after its effect' },
   abortMove: { way: 'either', cancelFirstAt: 'preCopy: pass copied' },
-  // Drain, activate, forget and undo are killed and cancelled at no point yet.
-  markNodes: 'not yet',
-  forgetNode: 'not yet',
-  planUndo: 'not yet',
+  // A drain marks one node, and its undo activates that one: there is no second one between which and the first a point could lie.
+  markNodes: { exits: ['drain', 'undo of a drain'] },
+  forgetNode: { exits: ['forget'] },
+  planUndo: { exits: ['undo', 'undo, under its freeze', 'undo under way'] },
   checkCluster: 'verification',
   compareMoves: 'verification',
 };
 
-const byOf = (point: FaultPoint): By => OF_ACTIVITY[point.slice(0, point.indexOf(':'))] ?? either;
+/** The name of the activity that a point is around, or in. */
+export const activityOf = ({ point }: { readonly point: FaultPoint }): string => point.slice(0, point.indexOf(':'));
+const byOf = (point: FaultPoint): By => OF_ACTIVITY[activityOf({ point })] ?? either;
 
 /** Where a cancellation is refused: all is done. */
 export const TOO_LATE: ReadonlySet<FaultPoint> = new Set<FaultPoint>([
@@ -64,13 +84,42 @@ function endingsOf(point: FaultPoint, act: Act, by: { readonly cancelFirstAt?: F
 export function stepsOf(act: Act): Step[] {
   return faultPoints.flatMap((point): Step[] => {
     const by = byOf(point);
-    if (typeof by === 'string') return [];
+    if (typeof by === 'string' || 'exits' in by) return [];
     return [{ point, act, ...by, ends: endingsOf(point, act, by) }];
   });
 }
 
-/** Points that no operation that scales comes by. */
-export const pointsOf = (by: 'make ring' | 'verification' | 'not yet'): FaultPoint[] =>
+export interface ExitStep {
+  readonly exit: Exit;
+  readonly point: FaultPoint;
+  readonly act: Act;
+  /** The point that it comes by before; it is let go on from there. */
+  readonly after?: FaultPoint;
+  readonly ends: Ending;
+}
+
+const AFTER: { readonly [exit in Exit]?: FaultPoint } = {
+  'undo, under its freeze': 'freeze: after its effect',
+  'undo under way': 'cleanUp: after its effect', // something is moved by then
+};
+
+/** What these ways out can be made to meet. */
+export function exitStepsOf(act: Act, wanted: readonly Exit[]): ExitStep[] {
+  return faultPoints.flatMap((point): ExitStep[] => {
+    const by = byOf(point);
+    if (typeof by === 'string' || !('exits' in by)) return [];
+    return by.exits
+      .filter((exit) => wanted.includes(exit))
+      .map((exit) => {
+        const done = exit === 'undo under way' ? 'undone' : 'completed';
+        const after = AFTER[exit];
+        return { exit, point, act, ends: act === 'cancel' ? 'cancelled' : done, ...(after ? { after } : {}) };
+      });
+  });
+}
+
+/** Points that no operation that scales comes by, and no way out. */
+export const pointsOf = (by: 'make ring' | 'verification'): FaultPoint[] =>
   faultPoints.filter((point) => byOf(point) === by);
 
 /** Inside these an activity beats, and so hears of a cancellation. Elsewhere it ends as if nobody had cancelled, and its workflow goes no further. */

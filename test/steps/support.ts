@@ -1,5 +1,5 @@
 /** One cluster under light traffic whose worker can be stopped anywhere, for many operations. */
-import { withCluster } from '../e2e/cluster.ts';
+import { type TestCluster, withCluster } from '../e2e/cluster.ts';
 import { StepRun } from './run.ts';
 import { openStops } from './stops.ts';
 
@@ -21,4 +21,19 @@ export async function withSteps(
   } finally {
     await stops.close();
   }
+}
+
+/** Asks the cluster's API; `what` is the path below the cluster. Throws what it refuses with. */
+export async function ask<T>({ stack }: TestCluster, method: 'GET' | 'POST', what: string, body?: object): Promise<T> {
+  const answer = await fetch(`${stack.api.url}/v1/clusters/${stack.clusterId}/${what}`, {
+    method,
+    headers: {
+      authorization: `Bearer ${stack.api.token}`,
+      ...(body ? { 'content-type': 'application/json' } : {}),
+    },
+    body: body ? JSON.stringify(body) : null,
+  });
+  const said = await answer.text();
+  if (!answer.ok) throw new Error(`${method} ${what} answered ${answer.status}: ${said}`);
+  return JSON.parse(said) as T;
 }

@@ -7,21 +7,7 @@ import type { VerificationAnswer } from '../../client/api-types.ts';
 import { expectFlawless, type TestCluster } from '../e2e/cluster.ts';
 import { until } from '../support/wait.ts';
 import { pointsOf } from './plan.ts';
-import { withSteps } from './support.ts';
-
-async function ask<T>({ stack }: TestCluster, method: 'GET' | 'POST', what: string, body?: object): Promise<T> {
-  const answer = await fetch(`${stack.api.url}/v1/clusters/${stack.clusterId}/verify${what}`, {
-    method,
-    headers: {
-      authorization: `Bearer ${stack.api.token}`,
-      ...(body ? { 'content-type': 'application/json' } : {}),
-    },
-    body: body ? JSON.stringify(body) : null,
-  });
-  const said = await answer.text();
-  if (!answer.ok) throw new Error(`${method} ${what} answered ${answer.status}: ${said}`);
-  return JSON.parse(said) as T;
-}
+import { ask, withSteps } from './support.ts';
 
 /** So slow that jobs wait at any moment, and a move has something to take along that can be compared. */
 const DESTINATION_MS = 250;
@@ -30,7 +16,7 @@ const DESTINATION_MS = 250;
 async function ended(cluster: TestCluster): Promise<VerificationAnswer> {
   return until(
     async () => {
-      const seen = await ask<VerificationAnswer>(cluster, 'GET', '?full=true');
+      const seen = await ask<VerificationAnswer>(cluster, 'GET', 'verify?full=true');
       return seen.endedAt === null ? null : seen;
     },
     { deadlineMs: 90_000, what: 'the verification ends', everyMs: 100 },
@@ -56,7 +42,7 @@ test('killed or stopped at each of its points, a verification ends, and the next
         await until(() => cluster.stack.worker.restarts > before, { deadlineMs: 30_000, what: 'a worker comes back' });
 
         const stopped = await startedAt(point);
-        await ask(cluster, 'POST', '/stop', { reason: point });
+        await ask(cluster, 'POST', 'verify/stop', { reason: point });
         stopped.go('on');
         expect(['stopped', 'completed'], `stopped at ${point}`).toContain((await ended(cluster)).state);
       }
@@ -65,7 +51,7 @@ test('killed or stopped at each of its points, a verification ends, and the next
 
       async function startedAt(point: ReturnType<typeof pointsOf>[number]) {
         const stopping = steps.comesBy(point);
-        await ask(cluster, 'POST', '', { full: true, reason: `to ${point}` });
+        await ask(cluster, 'POST', 'verify', { full: true, reason: `to ${point}` });
         return stopping;
       }
     },
