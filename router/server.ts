@@ -15,20 +15,44 @@ import { gunzip, inflate } from 'node:zlib';
 import { describeError } from '../kit/errors.ts';
 import { type Logger, now } from '../kit/log.ts';
 import type { RingView } from '../ringstore/view.ts';
+import { Circuits } from './circuits.ts';
 import { type Client, Forwarder, jsonAnswer, unavailable } from './forward.ts';
 import { Gates } from './gates.ts';
+import { leave } from './leave.ts';
 import { type RouterLimits, routerLimits } from './limits.ts';
 import { createRouterMetrics, type RouterMetrics } from './metrics.ts';
 import { carriesEvents, understand } from './understand.ts';
 import { type Answer, type NodeRequest, Upstream } from './upstream.ts';
 
 export interface RouterOptions {
-  readonly view: Pick<RingView, 'ring' | 'onChange' | 'trouble'>;
+  readonly view: Pick<RingView, 'ring' | 'onChange' | 'trouble' | 'ringAgeMs' | 'confirmedMsAgo'>;
   readonly log: Logger;
   readonly limits?: Partial<RouterLimits>;
   readonly host?: string;
   /** 0: any free one. */
   readonly port?: number;
+  /** Where this is one of several workers: what all of them say. */
+  readonly whole?: {
+    ready(own: ReadyAnswer): Promise<ReadyAnswer>;
+    metrics(): Promise<string>;
+  };
+}
+
+/** What `/ready` says. */
+export interface ReadyAnswer {
+  /** Has a ring, whatever its age, and does not stop. */
+  readonly ready: boolean;
+  readonly version: number;
+  readonly epoch: number;
+  /** For how long it has had this ring. */
+  readonly ringAgeMs: number;
+  /** How long ago the ring store last said that this is the latest; null: not since the start. */
+  readonly confirmedMsAgo: number | null;
+  readonly held: number;
+  /** Nodes that do not answer. */
+  readonly down: readonly string[];
+  readonly trouble: string | null;
+  readonly notUnderstood?: readonly string[];
 }
 
 export interface Router {
@@ -36,7 +60,8 @@ export interface Router {
   readonly metrics: RouterMetrics;
   /** Requests held now. */
   held(): number;
-  /** Takes nothing new in, finishes what is in hand, closes. */
+  ready(): ReadyAnswer;
+  /** Says that it goes, takes nothing new in after `drainMs`, finishes what is in hand, closes (leave.ts). */
   stop(): Promise<void>;
 }
 
@@ -54,23 +79,29 @@ export async function startRouter(options: RouterOptions): Promise<Router> {
     now,
     onHoldEnded: (ended) => log.info(ended, 'hold ended'),
     onWait: (ms) => metrics.holdSeconds.observe(ms / 1_000),
+    downMs: (partition) => circuits.downMs(view.ring, partition),
   });
   const metrics = createRouterMetrics({
-    ringVersion: () => view.ring.version,
+    ring: () => view.ring,
+    ringAgeMs: () => view.ringAgeMs,
+    confirmedMsAgo: () => view.confirmedMsAgo,
+    openCircuits: () => circuits.open(view.ring),
     held: () => gates.held,
     heldBytes: () => gates.heldBytes,
   });
   const upstream = new Upstream(limits);
-  const forwarder = new Forwarder({ ring: () => view.ring, gates, upstream, metrics, now });
+  const onSent = (ms: number): void => metrics.stages.node.observe(ms / 1_000);
+  const circuits = new Circuits({ sender: upstream, limits, now, log, onSent });
+  const forwarder = new Forwarder({ ring: () => view.ring, gates, upstream: circuits, metrics, now });
   const inHand = new InHand();
-  let ringSince = now();
   const unsubscribe = view.onChange((ring) => {
-    ringSince = now();
     upstream.ringChanged(ring);
+    circuits.ringChanged(ring);
     gates.ringChanged();
   });
 
   const handle = async (request: IncomingMessage, response: ServerResponse): Promise<void> => {
+    const beganAt = now();
     const [path, query] = cutTarget(request.url ?? '/');
     const own = ownAnswer(request.method ?? 'GET', path);
     const answer =
@@ -78,8 +109,26 @@ export async function startRouter(options: RouterOptions): Promise<Router> {
       (isForwarded(path)
         ? await forward(request, response, path, query)
         : jsonAnswer(404, { error: 'NOT_FOUND', message: 'no such path' }));
-    if (!own) metrics.requests.inc({ status: String(answer.status) });
+    if (!own) {
+      metrics.requests.inc({ status: String(answer.status) });
+      metrics.stages.whole.observe((now() - beganAt) / 1_000);
+    }
     reply(response, answer, inHand.stopping);
+  };
+
+  const ready = (): ReadyAnswer => {
+    const { version, epoch, notUnderstood } = view.ring;
+    return {
+      ready: version > 0 && !inHand.stopping,
+      version,
+      epoch,
+      ringAgeMs: Math.round(view.ringAgeMs),
+      confirmedMsAgo: view.confirmedMsAgo === null ? null : Math.round(view.confirmedMsAgo),
+      held: gates.held,
+      down: circuits.open(view.ring),
+      trouble: view.trouble ? describeError(view.trouble) : null,
+      ...(notUnderstood.length > 0 ? { notUnderstood } : {}),
+    };
   };
 
   const ownAnswer = (method: string, path: string): Answer | Promise<Answer> | null => {
@@ -87,21 +136,12 @@ export async function startRouter(options: RouterOptions): Promise<Router> {
     switch (path) {
       case '/health':
         return jsonAnswer(200, { status: 'ok' });
-      case '/ready': {
-        const { version, epoch } = view.ring;
-        const ready = version > 0 && !inHand.stopping;
-        return jsonAnswer(ready ? 200 : 503, {
-          ready,
-          version,
-          epoch,
-          ringAgeMs: Math.round(now() - ringSince),
-          held: gates.held,
-          trouble: view.trouble ? describeError(view.trouble) : null,
-          ...(view.ring.notUnderstood.length > 0 ? { notUnderstood: view.ring.notUnderstood } : {}),
-        });
-      }
+      case '/ready':
+        return Promise.resolve(options.whole?.ready(ready()) ?? ready()).then((answer) =>
+          jsonAnswer(answer.ready ? 200 : 503, answer),
+        );
       case '/metrics':
-        return metrics.registry.metrics().then((text) => ({
+        return (options.whole?.metrics() ?? metrics.registry.metrics()).then((text) => ({
           status: 200,
           headers: { 'content-type': metrics.registry.contentType },
           body: Buffer.from(text),
@@ -124,7 +164,9 @@ export async function startRouter(options: RouterOptions): Promise<Router> {
       client.gone = true;
       for (const drop of [...client.onGone]) drop();
     });
+    const beganAt = now();
     const body = await readBody(request, limits, inHand);
+    metrics.stages.body.observe((now() - beganAt) / 1_000);
     if (!Buffer.isBuffer(body)) return body;
     inHand.bytes += body.length;
     try {
@@ -174,16 +216,14 @@ export async function startRouter(options: RouterOptions): Promise<Router> {
     url,
     metrics,
     held: () => gates.held,
+    ready,
     async stop() {
       inHand.stopping = true;
-      const closed = new Promise<void>((resolve) => server.close(() => resolve()));
-      server.closeIdleConnections();
-      await inHand.empty(limits.stopMs);
-      server.closeIdleConnections();
-      setTimeout(() => server.closeAllConnections(), 1_000).unref(); // answers that are still being written
-      await closed;
+      const { drainMs, leaveMs, stopMs } = limits;
+      await leave(server, { drainMs, leaveMs, inHandEmpty: () => inHand.empty(stopMs) });
       unsubscribe();
       gates.close();
+      circuits.close();
       await upstream.close();
     },
   };

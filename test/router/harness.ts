@@ -148,7 +148,7 @@ export async function startWorld(options: { nodes?: number; limits?: Partial<Rou
   const log = pino({ level: 'info' }, { write: (line: string) => void lines.push(JSON.parse(line)) });
   const view = followRing(store, 'demo', { log });
   await view.waitFor((ring) => ring.version >= latest.version, { deadlineMs: 2_000 });
-  const router = await startRouter({ view, log, ...(options.limits ? { limits: options.limits } : {}) });
+  const router = await startRouter({ view, log, limits: { leaveMs: 0, ...options.limits } });
   const holder = { operationId: 'op-1', workflowId: 'scale/demo', runId: 'run-1' };
 
   const world: World = {
