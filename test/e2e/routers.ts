@@ -1,0 +1,64 @@
+/** What the tests of several routers do to them. */
+
+import type { Supervised } from '../../dev/supervise.ts';
+import { readRing } from '../../ringstore/ringstore.ts';
+import { until } from '../support/wait.ts';
+import type { TestCluster } from './cluster.ts';
+
+/** As behind a load balancer that looks every 100 ms, on a machine that is busy. */
+export const ROUTER_ENV = { RINGMASTER_ROUTER_DRAIN_MS: '1500' };
+
+/** Ends each router once, one after the other, and waits until it is back. */
+export async function restartEach(cluster: TestCluster, signal: 'SIGKILL' | 'SIGTERM'): Promise<void> {
+  const { routers, routerUrls } = cluster.stack;
+  for (const [nth, router] of routers.entries()) await restart(router, routerUrls[nth]!, signal);
+}
+
+export async function restart(router: Supervised, url: string, signal: 'SIGKILL' | 'SIGTERM'): Promise<void> {
+  const { pid, restarts } = router;
+  router.kill(signal);
+  const isBack = async (): Promise<boolean> =>
+    router.restarts > restarts && router.pid !== pid && (await fetch(`${url}/ready`)).ok;
+  await until(isBack, { deadlineMs: 60_000, what: `${router.name} is back`, everyMs: 50 });
+}
+
+/** Three routers, 2 → 4 → 3 nodes under traffic, every router ended and started again in the middle of each of them. */
+export async function scaleWhileRoutersEnd(cluster: TestCluster, signal: 'SIGKILL' | 'SIGTERM'): Promise<void> {
+  for (const [target, from] of [
+    [4, 2],
+    [3, 4],
+  ] as const) {
+    const before = (await readRing(cluster.stack.ringStore, cluster.stack.clusterId)).epoch;
+    const scaling = cluster.scale(target);
+    scaling.catch(() => undefined); // told below
+    await until(async () => (await cluster.ring()).epoch > before, { deadlineMs: 120_000, what: 'partitions move' });
+    await restartEach(cluster, signal);
+    const progress = await scaling;
+    if (progress.state !== 'completed' || progress.from !== from || progress.to !== target)
+      throw new Error(`${from} → ${target}: ${progress.state}`);
+  }
+}
+
+/** The ring store is away for so long, under traffic; meanwhile a router is started that has never spoken to it in its life. */
+export async function withoutRingStore(cluster: TestCluster, forMs: number): Promise<void> {
+  const { stack } = cluster;
+  const part = (await stack.parts.list()).find(({ kind }) => kind === 'ringstore')!;
+  const hit = await part.hit('SIGQUIT', forMs);
+  if (!hit) throw new Error('the ring store was down already');
+  const acknowledged = cluster.traffic.acknowledged;
+  await restart(stack.routers[0]!, stack.routerUrls[0]!, 'SIGTERM');
+  const ready = (await (await fetch(`${stack.routerUrls[0]}/ready`)).json()) as {
+    ready: boolean;
+    trouble: string | null;
+    confirmedMsAgo: number | null;
+  };
+  if (!ready.ready || ready.confirmedMsAgo !== null)
+    throw new Error(`it is not what was started: ${JSON.stringify(ready)}`);
+  await hit.back;
+  await until(async () => (await stack.ringStore.leases(stack.clusterId)).length === stack.routers.length, {
+    deadlineMs: 60_000,
+    what: 'every router has its lease again',
+    everyMs: 200,
+  });
+  if (cluster.traffic.acknowledged <= acknowledged) throw new Error('nothing was taken in meanwhile');
+}
