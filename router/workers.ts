@@ -14,7 +14,10 @@ import type { Logger } from '../kit/log.ts';
 import type { ReadyAnswer, Router } from './server.ts';
 
 type Question = 'ready' | 'metrics';
-type ToPrimary = { readonly ask: Question; readonly id: number } | { readonly told: number; readonly value: unknown };
+type ToPrimary =
+  | { readonly joined: true }
+  | { readonly ask: Question; readonly id: number }
+  | { readonly told: number; readonly value: unknown };
 type ToWorker =
   | { readonly tell: Question; readonly id: number }
   | { readonly answer: number; readonly values: readonly unknown[] }
@@ -48,7 +51,7 @@ export function startWorkers(count: number, log: Logger, onFailed: () => void): 
   const restarts = new Map<number, number>();
   let ids = 0;
   let hasListened = false;
-  let stopping = false;
+  let stopping: string | null = null;
 
   const send = (worker: Worker, message: ToWorker): void => {
     if (worker.isConnected()) worker.send(message, () => undefined); // one that is just ending hears nothing
@@ -70,13 +73,16 @@ export function startWorkers(count: number, log: Logger, onFailed: () => void): 
   }
 
   async function heard(worker: Worker, message: ToPrimary): Promise<void> {
-    if ('ask' in message) {
+    if ('joined' in message) {
+      // What it was told before it listened it has not heard.
+      if (stopping !== null) send(worker, { stop: stopping });
+    } else if ('ask' in message) {
       send(worker, { answer: message.id, values: await gather(message.ask) });
-      return;
+    } else {
+      const gathered = gathering.get(message.told);
+      gathered?.values.push(message.value);
+      gathered?.onValue();
     }
-    const gathered = gathering.get(message.told);
-    gathered?.values.push(message.value);
-    gathered?.onValue();
   }
 
   function start(number: number): void {
@@ -90,7 +96,7 @@ export function startWorkers(count: number, log: Logger, onFailed: () => void): 
     worker.on('error', (error) => log.warn({ worker: number, error: error.message }, 'a worker cannot be reached'));
     worker.on('exit', (code, signal) => {
       workers.delete(worker);
-      if (stopping) return;
+      if (stopping !== null) return;
       if (!hasListened) return onFailed();
       const upMs = performance.now() - startedAt;
       const nth = upMs >= STEADY_MS ? 0 : (restarts.get(number) ?? 0);
@@ -98,7 +104,7 @@ export function startWorkers(count: number, log: Logger, onFailed: () => void): 
       const inMs = RESTART_MS[Math.min(nth, RESTART_MS.length - 1)]!;
       log.warn({ worker: number, code, signal, inMs }, 'a worker ended: started again');
       setTimeout(() => {
-        if (!stopping) start(number);
+        if (stopping === null) start(number);
       }, inMs).unref();
     });
   }
@@ -106,7 +112,7 @@ export function startWorkers(count: number, log: Logger, onFailed: () => void): 
   for (let number = 1; number <= count; number += 1) start(number);
   return {
     async stop(because, withinMs) {
-      stopping = true;
+      stopping = because;
       const ending = [...workers].map((worker) => new Promise<void>((resolve) => worker.once('exit', () => resolve())));
       for (const worker of workers) send(worker, { stop: because });
       const patience = new AbortController();
@@ -136,6 +142,7 @@ export function joinWorkers(router: () => Router | null, onStop: (because: strin
     else if ('answer' in message) waiting.get(message.answer)?.(message.values);
     else void tell(message.tell, message.id);
   });
+  send({ joined: true });
 
   async function tell(question: Question, id: number): Promise<void> {
     const own = router();
