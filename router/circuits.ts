@@ -14,9 +14,9 @@ import type { Ring } from '../ring/ring.ts';
 import type { RouterLimits } from './limits.ts';
 import type { Fate, NodeRequest } from './upstream.ts';
 
-/** Whom requests are sent by; also this, in front of it. */
+/** Whom requests are sent by; also this, in front of it. Calls `done` once. */
 export interface Sender {
-  send(url: string, request: NodeRequest): Promise<Fate>;
+  send(url: string, request: NodeRequest, done: (fate: Fate) => void): void;
 }
 
 interface Circuit {
@@ -49,15 +49,18 @@ export class Circuits implements Sender {
     this.#o = options;
   }
 
-  async send(url: string, request: NodeRequest): Promise<Fate> {
-    if (this.#circuits.size > 0 && this.#circuits.get(url)?.state === 'open')
-      return { kind: 'not sent', because: 'the circuit of the node is open' };
+  send(url: string, request: NodeRequest, done: (fate: Fate) => void): void {
+    if (this.#circuits.size > 0 && this.#circuits.get(url)?.state === 'open') {
+      done({ kind: 'not sent', because: 'the circuit of the node is open' });
+      return;
+    }
     const sentAt = this.#o.now();
-    const fate = await this.#o.sender.send(url, request);
-    this.#o.onSent?.(this.#o.now() - sentAt);
-    if (fate.kind === 'not sent' || fate.kind === 'unknown') this.#failed(url);
-    else if (this.#circuits.size > 0 && this.#circuits.get(url)?.state === 'closed') this.#circuits.delete(url);
-    return fate;
+    this.#o.sender.send(url, request, (fate) => {
+      this.#o.onSent?.(this.#o.now() - sentAt);
+      if (fate.kind === 'not sent' || fate.kind === 'unknown') this.#failed(url);
+      else if (this.#circuits.size > 0 && this.#circuits.get(url)?.state === 'closed') this.#circuits.delete(url);
+      done(fate);
+    });
   }
 
   /** For how long the partition's owner has not answered, where its circuit is open; else 0. */

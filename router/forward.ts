@@ -7,10 +7,9 @@ import type { NodeFacts } from '../ring/events.ts';
 import { type PartitionIndex, partitionOf } from '../ring/partition.ts';
 import type { Ring } from '../ring/ring.ts';
 import { cutBatch, joinBatch, withMessageId } from './batch-text.ts';
-import type { Sender } from './circuits.ts';
 import { type Gates, HoldRefused, type Ticket } from './gates.ts';
 import type { RouterMetrics } from './metrics.ts';
-import type { Answer, Fate, NodeRequest } from './upstream.ts';
+import type { Answer, Fate, NodeRequest, Upstream } from './upstream.ts';
 
 /** A request whose users are known, or the part of one. */
 export interface Part {
@@ -34,7 +33,7 @@ export interface Client {
 export interface ForwarderOptions {
   readonly ring: () => Ring;
   readonly gates: Gates;
-  readonly upstream: Sender;
+  readonly upstream: Pick<Upstream, 'send'>;
   readonly metrics: RouterMetrics;
   readonly now: () => number;
 }

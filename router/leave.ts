@@ -18,10 +18,14 @@ export interface LeaveOptions {
   readonly leaveMs: number;
   /** Resolves once every request in hand has its answer, or when that has taken too long. */
   readonly inHandEmpty: () => Promise<void>;
+  /** Closes the connections that wait for a request, and all of them. */
+  readonly closeIdle: () => void;
+  readonly closeAll: () => void;
 }
 
 /** From here on answers must say `Connection: close`. Resolves when the last connection is closed. */
-export async function leave(server: Server, { drainMs, leaveMs, inHandEmpty }: LeaveOptions): Promise<void> {
+export async function leave(server: Server, options: LeaveOptions): Promise<void> {
+  const { drainMs, leaveMs, inHandEmpty, closeIdle, closeAll } = options;
   if (drainMs > 0) await sleep(drainMs);
   await queueServed(server);
   const closed = new Promise<void>((resolve) => {
@@ -34,10 +38,11 @@ export async function leave(server: Server, { drainMs, leaveMs, inHandEmpty }: L
     patience.abort();
   }
   await nextTurn(); // behind the reading of what has arrived
-  server.closeIdleConnections();
+  closeIdle();
   await inHandEmpty();
+  closeIdle();
   server.close(); // its own timers
-  setTimeout(() => server.closeAllConnections(), WRITE_OUT_MS).unref();
+  setTimeout(closeAll, WRITE_OUT_MS).unref();
   await closed;
 }
 

@@ -22,7 +22,7 @@ import { leave } from './leave.ts';
 import { type RouterLimits, routerLimits } from './limits.ts';
 import { createRouterMetrics, type RouterMetrics } from './metrics.ts';
 import { carriesEvents, understand } from './understand.ts';
-import { type Answer, type NodeRequest, Upstream } from './upstream.ts';
+import { type Answer, type Fate, type NodeRequest, Upstream } from './upstream.ts';
 
 export interface RouterOptions {
   readonly view: Pick<RingView, 'ring' | 'onChange' | 'trouble' | 'ringAgeMs' | 'confirmedMsAgo'>;
@@ -91,8 +91,17 @@ export async function startRouter(options: RouterOptions): Promise<Router> {
   });
   const upstream = new Upstream(limits);
   const onSent = (ms: number): void => metrics.stages.node.observe(ms / 1_000);
-  const circuits = new Circuits({ sender: upstream, limits, now, log, onSent });
-  const forwarder = new Forwarder({ ring: () => view.ring, gates, upstream: circuits, metrics, now });
+  const circuits = new Circuits({
+    sender: { send: (url, request, done) => void upstream.send(url, request).then(done) },
+    limits,
+    now,
+    log,
+    onSent,
+  });
+  const throughCircuits = {
+    send: (url: string, request: NodeRequest) => new Promise<Fate>((done) => circuits.send(url, request, done)),
+  };
+  const forwarder = new Forwarder({ ring: () => view.ring, gates, upstream: throughCircuits, metrics, now });
   const inHand = new InHand();
   const unsubscribe = view.onChange((ring) => {
     upstream.ringChanged(ring);
@@ -220,7 +229,13 @@ export async function startRouter(options: RouterOptions): Promise<Router> {
     async stop() {
       inHand.stopping = true;
       const { drainMs, leaveMs, stopMs } = limits;
-      await leave(server, { drainMs, leaveMs, inHandEmpty: () => inHand.empty(stopMs) });
+      await leave(server, {
+        drainMs,
+        leaveMs,
+        inHandEmpty: () => inHand.empty(stopMs),
+        closeIdle: () => server.closeIdleConnections(),
+        closeAll: () => server.closeAllConnections(),
+      });
       unsubscribe();
       gates.close();
       circuits.close();

@@ -108,7 +108,7 @@ test('what fails for the request’s own sake opens no circuit: the node is aske
   let answers = true;
   let asked = 0;
   const circuits = new Circuits({
-    sender: { send: async () => fate },
+    sender: { send: (_url, _request, done) => done(fate) },
     limits: { ...routerLimits, askEveryMs: 10 },
     now: () => performance.now(),
     log: pino({ level: 'silent' }),
@@ -117,7 +117,8 @@ test('what fails for the request’s own sake opens no circuit: the node is aske
       return answers;
     },
   });
-  const send = () => circuits.send('http://node-0', { method: 'POST', target: '/', headers: {}, body: null });
+  const request = { method: 'POST', target: '/', headers: {}, body: null };
+  const send = () => new Promise<Fate>((done) => circuits.send('http://node-0', request, done));
   for (let n = 0; n < 20; n += 1) await send();
   expect([asked > 0, circuits.open(ring), circuits.downMs(ring, 0)]).toEqual([true, [], 0]);
   answers = false;
