@@ -54,6 +54,8 @@ test('a ring is confirmed as long as the store is heard from, and says for how l
     expect(metrics).toContain('ringmaster_router_ring_epoch 1');
     store.fail(null);
     await until(() => view.confirmedMsAgo! < 1_000, { deadlineMs: 6_000, what: 'confirmed again' });
+    store.forgetAfter('demo', 0); // it answers, and does not have this ring
+    await until(() => (view.confirmedMsAgo ?? 0) > 2_500, { deadlineMs: 6_000, what: 'no longer confirmed' });
   } finally {
     await world.end();
   }
