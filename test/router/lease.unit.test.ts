@@ -50,7 +50,7 @@ test('a ring is confirmed as long as the store is heard from, and says for how l
     expect(ready).toMatchObject({ ready: true, version: 1 });
     expect(ready['confirmedMsAgo']).toBeGreaterThan(1_500);
     const metrics = await (await fetch(`${world.router.url}/metrics`)).text();
-    expect(Number(/ringmaster_router_ring_confirmed_seconds (\S+)/.exec(metrics)?.[1])).toBeGreaterThan(1.5);
+    expect(Number(/^ringmaster_router_ring_confirmed_seconds (\S+)/m.exec(metrics)?.[1])).toBeGreaterThan(1.5);
     expect(metrics).toContain('ringmaster_router_ring_epoch 1');
     store.fail(null);
     await until(() => view.confirmedMsAgo! < 1_000, { deadlineMs: 6_000, what: 'confirmed again' });
