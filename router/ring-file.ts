@@ -42,7 +42,8 @@ export function keepRingFile(
   view: Pick<RingView, 'ring' | 'lastHash' | 'tail' | 'onChange'>,
   log: Logger,
 ): () => Promise<void> {
-  let writing: Promise<void> | null = null;
+  let writing: Promise<void> = Promise.resolve();
+  let isWriting = false;
   let written = 0;
   const write = async (): Promise<void> => {
     // One with events that this version does not understand stays out: an upgraded router must read those from the store, not behind them.
@@ -57,10 +58,12 @@ export function keepRingFile(
         log.warn({ error: describeError(error) }, 'the ring file cannot be written');
       }
     }
-    writing = null;
+    isWriting = false;
   };
   const start = (): void => {
-    writing ??= write();
+    if (isWriting) return;
+    isWriting = true; // before: where there is nothing to write yet it ends at once
+    writing = write();
   };
   const unsubscribe = view.onChange(start);
   start();

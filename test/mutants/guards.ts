@@ -158,6 +158,13 @@ export const guards: readonly Guard[] = [
   ]),
   ...of('router/ring-file.ts', 'test/router/router.unit.test.ts', [
     {
+      name: 'the first ring that a router sees is kept, too',
+      because: 'P6: it starts and serves while the ring store is down',
+      find: 'isWriting = true; // before: where there is nothing to write yet it ends at once\n    writing = write();',
+      replace: 'writing = write();\n    isWriting = true;',
+      only: 'a router that is started before there is a ring keeps the first one that it sees',
+    },
+    {
       name: 'the ring file ends before what was not understood',
       because: 'an upgraded router would never read it',
       find: 'while (written < view.ring.version && view.ring.notUnderstood.length === 0) {',

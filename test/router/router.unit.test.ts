@@ -532,6 +532,24 @@ describe('without the ring store', () => {
     }
   });
 
+  test('a router that is started before there is a ring keeps the first one that it sees', async () => {
+    const w = await make();
+    const log = pino({ level: 'silent' });
+    const folder = await mkdtemp(path.join(tmpdir(), 'ringmaster-router-'));
+    const file = path.join(folder, 'ring.json');
+    try {
+      const view = followRing(w.store, 'demo', { log });
+      expect(view.ring.version).toBe(0);
+      const stop = keepRingFile(file, view, log);
+      const kept = await until(() => readRingFile(file, 'demo', log), { deadlineMs: 3_000, what: 'a ring file' });
+      expect(kept.ring.version).toBe(1);
+      await stop();
+      await view.close();
+    } finally {
+      await rm(folder, { recursive: true });
+    }
+  });
+
   test('the ring file ends before an event of a newer version: an upgraded router reads that from the store', async () => {
     const w = await make();
     const log = pino({ level: 'silent' });
