@@ -1,23 +1,37 @@
 /** From rings to what the API shows of them. */
-import type { ClusterAnswer, NodeAnswer, RingAnswer } from '../client/api-types.ts';
+import type { ClusterAnswer, NodeAnswer, RingAnswer, RouterAnswer } from '../client/api-types.ts';
 import type { OperationSummary } from '../client/operation-runs.ts';
 import type { PartitionIndex } from '../ring/partition.ts';
 import { isDrained, type Ring } from '../ring/ring.ts';
+import type { RouterLease } from '../ringstore/ringstore.ts';
 import type { LatestRing } from './rings.ts';
 
 export function clusterAnswer(
   { ring, trouble }: LatestRing,
+  routers: readonly RouterLease[] | null,
   operation: OperationSummary | null,
   temporal: 'ok' | 'unreachable',
 ): ClusterAnswer {
   return {
     ...common(ring),
     nodes: nodesOf(ring).map(({ owns: _, ...node }) => node),
+    routers: routers?.map((lease) => routerAnswer(lease, ring)) ?? null,
     losses: ring.losses ?? [],
     operation,
     temporal,
     ringTrouble: trouble?.message ?? null,
     ...(ring.notUnderstood.length > 0 ? { notUnderstood: ring.notUnderstood } : {}),
+  };
+}
+
+function routerAnswer(lease: RouterLease, ring: Ring): RouterAnswer {
+  const { renewedMsAgo, ringAgeMs, confirmedMsAgo, upMs } = lease;
+  return {
+    ...lease,
+    behind: Math.max(0, ring.version - lease.version),
+    ringAgeMs: ringAgeMs + renewedMsAgo,
+    confirmedMsAgo: confirmedMsAgo === null ? null : confirmedMsAgo + renewedMsAgo,
+    upMs: upMs + renewedMsAgo,
   };
 }
 

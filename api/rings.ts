@@ -6,7 +6,7 @@ import type { RecordedEvent } from '../ring/events.ts';
 import type { LimitsChange } from '../ring/limits.ts';
 import { fold, noRing, type Ring } from '../ring/ring.ts';
 import { LogCursor } from '../ringstore/cursor.ts';
-import { type Authorship, decideAndAppend, type RingStore } from '../ringstore/ringstore.ts';
+import { type Authorship, decideAndAppend, type RingStore, type RouterLease } from '../ringstore/ringstore.ts';
 import { followRing, type RingView } from '../ringstore/view.ts';
 
 export interface LatestRing {
@@ -76,6 +76,11 @@ export class Rings {
     }
     const events = await this.#read(clusterId, 0, version);
     return { ring: foldOrBroken(noRing(clusterId), events), at: events.at(-1)?.at ?? null };
+  }
+
+  /** Routers whose lease is not over; null where the store cannot be asked. */
+  async routers(clusterId: string): Promise<RouterLease[] | null> {
+    return await this.#store.leases(clusterId).catch(() => null);
   }
 
   /** The whole log. Throws CLUSTER_UNKNOWN, RING_STORE_UNREACHABLE. */

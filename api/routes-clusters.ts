@@ -23,10 +23,13 @@ export function clusterRoutes(api: FastifyInstance, rings: Rings, operations: Op
 
   api.get<InCluster>('/v1/clusters/:cluster', async ({ params }) => {
     const latest = await rings.latest(params.cluster);
-    const running = await runningOrUnreachable(operations, params.cluster);
+    const [running, routers] = await Promise.all([
+      runningOrUnreachable(operations, params.cluster),
+      rings.routers(params.cluster),
+    ]);
     return running === 'unreachable'
-      ? clusterAnswer(latest, null, 'unreachable')
-      : clusterAnswer(latest, running, 'ok');
+      ? clusterAnswer(latest, routers, null, 'unreachable')
+      : clusterAnswer(latest, routers, running, 'ok');
   });
 
   api.get<InCluster>('/v1/clusters/:cluster/ring', async ({ params, query }): Promise<RingAnswer> => {

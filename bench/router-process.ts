@@ -15,7 +15,8 @@ const ring = decide(noRing('bench'), {
   partitionCount: PARTITIONS,
   nodes: urls.map((url, n) => ({ node: `node-${n}`, databaseId: `node-${n}`, url })),
 }).reduce(evolve, noRing('bench'));
+const view = { ring, onChange: () => () => undefined, trouble: null, ringAgeMs: 0, confirmedMsAgo: 0 };
 const log = createLog('router');
-const router = await startRouter({ view: { ring, onChange: () => () => undefined, trouble: null }, log });
+const router = await startRouter({ view, log });
 log.info({ url: router.url }, 'listening');
 onStopSignal(() => void router.stop().finally(() => process.exit(0)));

@@ -39,6 +39,27 @@ export interface NodeAnswer {
   readonly drained: boolean;
 }
 
+/** A router process that lives, as it said when it last renewed its lease. Ages in milliseconds, until now. */
+export interface RouterAnswer {
+  /** `router@host/pid`. */
+  readonly router: string;
+  readonly url: string;
+  /** Its number among the workers of its router; null where it is the only process. */
+  readonly worker: number | null;
+  readonly build: string | null;
+  /** Of the ring that it routes by. */
+  readonly version: number;
+  readonly epoch: number;
+  /** How many events the log has beyond that. */
+  readonly behind: number;
+  /** For how long it has had this ring. */
+  readonly ringAgeMs: number;
+  /** How long ago it last heard that its ring is the latest; null: not since it was started. */
+  readonly confirmedMsAgo: number | null;
+  readonly upMs: number;
+  readonly renewedMsAgo: number;
+}
+
 export interface ClusterAnswer {
   readonly clusterId: string;
   readonly version: number;
@@ -48,6 +69,8 @@ export interface ClusterAnswer {
   /** The operation that holds the ring; null: unfrozen. */
   readonly freeze: { readonly operationId: string; readonly workflowId: string; readonly holder: number } | null;
   readonly openMoves: readonly OpenMove[];
+  /** Null: the ring store, which has their leases, cannot be asked. */
+  readonly routers: readonly RouterAnswer[] | null;
   /** What somebody has accepted to be lost or different. */
   readonly losses: readonly Loss[];
   /** The operation that is under way; null also where Temporal cannot be asked: see `temporal`. */

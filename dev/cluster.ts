@@ -1,6 +1,7 @@
 /**
  * What the demo asks of a cluster, wherever it runs: processes of this machine (dev/stack.ts), or pods of a Kubernetes API server (dev/kube/kube-stack.ts).
  */
+import { get } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { now } from '../kit/log.ts';
 import type { RingStore } from '../ringstore/ringstore.ts';
@@ -89,15 +90,14 @@ export async function wellAgain(
 }
 
 /** Whether something answers 2xx there. */
-export async function answers(url: string, token?: string): Promise<boolean> {
-  try {
-    const response = await fetch(url, {
-      headers: token ? { authorization: `Bearer ${token}` } : {},
-      signal: AbortSignal.timeout(2_000),
+export function answers(url: string, token?: string): Promise<boolean> {
+  const headers = token ? { authorization: `Bearer ${token}` } : {};
+  return new Promise((resolve) => {
+    // A connection of its own: one that stayed open would be a client to whom a router that ends says goodbye.
+    const asking = get(url, { headers, agent: false, signal: AbortSignal.timeout(2_000) }, (answer) => {
+      answer.resume();
+      resolve(answer.statusCode !== undefined && answer.statusCode >= 200 && answer.statusCode < 300);
     });
-    await response.body?.cancel();
-    return response.ok;
-  } catch {
-    return false; // refused, reset or silent
-  }
+    asking.on('error', () => resolve(false)); // refused, reset or silent
+  });
 }

@@ -34,6 +34,8 @@ export interface StackOptions {
   readonly nodes?: number;
   readonly partitions?: number;
   readonly routers?: number;
+  /** For tests: more environment of the routers. */
+  readonly routerEnv?: Readonly<Record<string, string>>;
   /** Deliveries at once from each node, and how long one may take. */
   readonly deliveriesMax?: number;
   readonly deliveryTimeoutMs?: number;
@@ -183,7 +185,9 @@ export async function startStack(options: StackOptions): Promise<Stack> {
           RINGMASTER_CLUSTER: clusterId,
           RINGMASTER_ROUTER_PORT: String(port),
           RINGMASTER_ROUTER_RING_FILE: path.join(dataFolder, `router-${n}.ring.json`),
+          ...options.routerEnv,
         },
+        killAfterMs: 30_000, // it finishes what is in hand, which may be held
         isReady: () => answers(`${url}/ready`),
       });
       stops.push(() => router.stop());

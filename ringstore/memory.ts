@@ -2,7 +2,15 @@
 import type { RecordedEvent, RingEvent } from '../ring/events.ts';
 import { chainEvents, GENESIS_HASH } from './chain.ts';
 import { LogCursor } from './cursor.ts';
-import { type Authorship, type DatabaseMarks, type RingStore, type RingWatcher, VersionConflict } from './ringstore.ts';
+import {
+  type Authorship,
+  type DatabaseMarks,
+  type RingStore,
+  type RingWatcher,
+  type RouterFacts,
+  type RouterLease,
+  VersionConflict,
+} from './ringstore.ts';
 import { type LogConnection, watchLog } from './watch.ts';
 
 export interface MemoryRingStore extends RingStore {
@@ -21,6 +29,7 @@ export function createMemoryRingStore(): MemoryRingStore {
 class Memory implements MemoryRingStore {
   readonly #logs = new Map<string, RecordedEvent[]>();
   readonly #marks = new Map<string, DatabaseMarks>();
+  readonly #leases = new Map<string, { clusterId: string; facts: RouterFacts; renewedAt: number; leaseMs: number }>();
   readonly #waiting = new Set<() => void>();
   readonly #closing = new AbortController();
   #failure: Error | null = null;
@@ -76,6 +85,27 @@ class Memory implements MemoryRingStore {
     this.#throwIfFailing();
     const key = `${clusterId}/${databaseId}`;
     if (marks.instance >= (this.#marks.get(key)?.instance ?? 0)) this.#marks.set(key, structuredClone(marks));
+  }
+
+  async renewLease(clusterId: string, facts: RouterFacts, leaseMs: number): Promise<void> {
+    this.#throwIfFailing();
+    const renewedAt = performance.now();
+    for (const [key, lease] of this.#leases) if (renewedAt - lease.renewedAt > lease.leaseMs) this.#leases.delete(key);
+    this.#leases.set(`${clusterId}/${facts.router}`, { clusterId, facts: structuredClone(facts), renewedAt, leaseMs });
+  }
+
+  async endLease(clusterId: string, router: string): Promise<void> {
+    this.#throwIfFailing();
+    this.#leases.delete(`${clusterId}/${router}`);
+  }
+
+  async leases(clusterId: string): Promise<RouterLease[]> {
+    this.#throwIfFailing();
+    return [...this.#leases.values()]
+      .map((lease) => ({ ...lease, ageMs: performance.now() - lease.renewedAt }))
+      .filter((lease) => lease.clusterId === clusterId && lease.ageMs <= lease.leaseMs)
+      .map(({ facts, ageMs }) => ({ ...structuredClone(facts), renewedMsAgo: Math.round(ageMs) }))
+      .sort((a, b) => (a.router < b.router ? -1 : 1));
   }
 
   async close(): Promise<void> {

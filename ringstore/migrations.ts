@@ -98,6 +98,21 @@ export const migrations: readonly Migration[] = [
       $$;
     `,
   },
+  {
+    version: 3,
+    breaking: false,
+    sql: `
+      -- Routers that live, for people to see. Both times are this server's.
+      CREATE TABLE ringmaster_ring.routers (
+        cluster_id  text NOT NULL,
+        router      text NOT NULL,
+        facts       json NOT NULL,
+        renewed_at  timestamptz NOT NULL,
+        expires_at  timestamptz NOT NULL,
+        PRIMARY KEY (cluster_id, router)
+      );
+    `,
+  },
 ];
 
 /** The newest step that this code knows. */

@@ -7,7 +7,15 @@ import { canonicalJson, chainEvents, GENESIS_HASH } from './chain.ts';
 import { LogCursor, storeBehind } from './cursor.ts';
 import { openListener } from './listener.ts';
 import { assertUsable } from './migrate.ts';
-import { type Authorship, type DatabaseMarks, type RingStore, type RingWatcher, VersionConflict } from './ringstore.ts';
+import {
+  type Authorship,
+  type DatabaseMarks,
+  type RingStore,
+  type RingWatcher,
+  type RouterFacts,
+  type RouterLease,
+  VersionConflict,
+} from './ringstore.ts';
 import { type EventRow, eventOf, SELECT_EVENTS } from './rows.ts';
 import { watchLog } from './watch.ts';
 
@@ -38,6 +46,21 @@ const TESTIFY = `
   INSERT INTO ringmaster_ring.node_marks AS m (cluster_id, database_id, node, instance, marks) VALUES ($1, $2, $3, $4, $5)
   ON CONFLICT (cluster_id, database_id) DO UPDATE
   SET node = excluded.node, instance = excluded.instance, marks = excluded.marks, at = now() WHERE m.instance <= excluded.instance`;
+/** Leases that are over go with it, but for those that another router is just deleting. */
+const RENEW_LEASE = `
+  WITH over AS (
+    DELETE FROM ringmaster_ring.routers WHERE (cluster_id, router) IN (
+      SELECT cluster_id, router FROM ringmaster_ring.routers
+      WHERE expires_at < now() AND (cluster_id, router) <> ($1, $2) FOR UPDATE SKIP LOCKED)
+  )
+  INSERT INTO ringmaster_ring.routers (cluster_id, router, facts, renewed_at, expires_at)
+  VALUES ($1, $2, $3, now(), now() + $4 * interval '1 millisecond')
+  ON CONFLICT (cluster_id, router) DO UPDATE
+  SET facts = excluded.facts, renewed_at = excluded.renewed_at, expires_at = excluded.expires_at`;
+const END_LEASE = 'DELETE FROM ringmaster_ring.routers WHERE cluster_id = $1 AND router = $2';
+const LEASES = `
+  SELECT facts, (extract(epoch FROM now() - renewed_at) * 1000)::int AS renewed_ms_ago
+  FROM ringmaster_ring.routers WHERE cluster_id = $1 AND expires_at >= now() ORDER BY router`;
 const HASH_AT = 'SELECT hash FROM ringmaster_ring.events WHERE cluster_id = $1 AND version = $2';
 
 /**
@@ -216,6 +239,24 @@ class PostgresRingStore implements RingStore {
     await this.#withClient((client) =>
       client.query(TESTIFY, [clusterId, databaseId, node, marks.instance, JSON.stringify(marks)]).catch(nullIfMissing),
     );
+  }
+
+  async renewLease(clusterId: string, facts: RouterFacts, leaseMs: number): Promise<void> {
+    const values = [clusterId, facts.router, JSON.stringify(facts), leaseMs];
+    await this.#withClient((client) => client.query(RENEW_LEASE, values).catch(nullIfMissing));
+  }
+
+  async endLease(clusterId: string, router: string): Promise<void> {
+    await this.#withClient((client) => client.query(END_LEASE, [clusterId, router]).catch(nullIfMissing));
+  }
+
+  async leases(clusterId: string): Promise<RouterLease[]> {
+    return await this.#withClient(async (client) => {
+      const found = await client
+        .query<{ facts: RouterFacts; renewed_ms_ago: number }>(LEASES, [clusterId])
+        .catch(nullIfMissing);
+      return (found?.rows ?? []).map(({ facts, renewed_ms_ago }) => ({ ...facts, renewedMsAgo: renewed_ms_ago }));
+    });
   }
 
   async close(): Promise<void> {

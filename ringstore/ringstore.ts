@@ -27,6 +27,8 @@ export interface RingWatcher {
   onEvents(events: RecordedEvent[]): void | Promise<void>;
   /** Hears of each trouble once, and null when it is well again. */
   onTrouble?(error: Error | null): void;
+  /** Called after each look at the store that has found nothing, or has handed over all that it found: what was seen is the latest. */
+  onLooked?(): void;
   /** What it could give back to a store that has lost events. Asked for by `ring repair`; a store in memory never asks. */
   readonly copy?: LogCopy;
 }
@@ -51,6 +53,28 @@ export interface DatabaseMarks {
   readonly logBytes: number;
   /** The last job id of each prefix. */
   readonly jobIds: Readonly<Record<string, number>>;
+}
+
+/** What a router process says of itself. It is told to people, and nothing depends on it: nodes alone decide what is taken in. Ages are by its own clock. */
+export interface RouterFacts {
+  /** `router@host/pid`. */
+  readonly router: string;
+  readonly url: string;
+  /** Its number among the workers of its router; null where it is the only process. */
+  readonly worker: number | null;
+  readonly build: string | null;
+  readonly version: number;
+  readonly epoch: number;
+  /** For how long it has had this ring. */
+  readonly ringAgeMs: number;
+  /** How long ago it last heard that its ring is the latest; null: not since it was started. */
+  readonly confirmedMsAgo: number | null;
+  readonly upMs: number;
+}
+
+/** A router's facts, as they were when it last renewed its lease, by the store's clock. */
+export interface RouterLease extends RouterFacts {
+  readonly renewedMsAgo: number;
 }
 
 export interface RingStore {
@@ -86,6 +110,12 @@ export interface RingStore {
   marksOf(clusterId: string, databaseId: string): Promise<DatabaseMarks | null>;
   /** Keeps the marks of a node's database beside the log. Those of an older process than the one that spoke last are left out. */
   testify(clusterId: string, databaseId: string, node: string, marks: DatabaseMarks): Promise<void>;
+  /** Lists a router for `leaseMs` from now, by the store's clock; again and again, as long as it lives. Leases that are over are deleted on the way. */
+  renewLease(clusterId: string, facts: RouterFacts, leaseMs: number): Promise<void>;
+  /** The router ends: it is listed no longer. */
+  endLease(clusterId: string, router: string): Promise<void>;
+  /** Routers whose lease is not over, by their names. */
+  leases(clusterId: string): Promise<RouterLease[]>;
   close(): Promise<void>;
 }
 

@@ -13,6 +13,8 @@ export interface RingSnapshot {
   readonly lastHash: string | null;
   /** The events that it ends with, the last of them this ring's: what a view can give back to a store that has lost events. At most TAIL_EVENTS. */
   readonly tail?: readonly RecordedEvent[];
+  /** For how long it had been known when it was read from where it was kept. */
+  readonly ageMs?: number;
 }
 
 export interface RingViewOptions {
@@ -51,6 +53,8 @@ export class RingView {
   #tail: readonly RecordedEvent[];
   #lastHash: string | null;
   #trouble: Error | null = null;
+  #ringSince: number;
+  #confirmedAt: number | null = null;
 
   constructor(store: RingStore, clusterId: string, options: RingViewOptions) {
     this.clusterId = clusterId;
@@ -59,6 +63,7 @@ export class RingView {
     this.#ring = options.initial?.ring ?? noRing(clusterId);
     this.#lastHash = options.initial?.lastHash ?? null;
     this.#tail = options.initial?.tail ?? [];
+    this.#ringSince = performance.now() - (options.initial?.ageMs ?? 0);
     this.#source = options.source ?? null;
     this.#running = this.#follow();
   }
@@ -76,6 +81,16 @@ export class RingView {
   /** The last events, which lead to `ring`. */
   get tail(): readonly RecordedEvent[] {
     return this.#tail;
+  }
+
+  /** For how long it has been the latest that is known here. */
+  get ringAgeMs(): number {
+    return performance.now() - this.#ringSince;
+  }
+
+  /** How long ago the store last said that `ring` is the latest: at most a second or two while it is followed; null: not since this view was made. */
+  get confirmedMsAgo(): number | null {
+    return this.#confirmedAt === null ? null : performance.now() - this.#confirmedAt;
   }
 
   /** Why `ring` may be old: a lost connection, RING_STORE_BEHIND, RING_LOG_BROKEN; null when it is well. */
@@ -134,6 +149,9 @@ export class RingView {
     const watcher = {
       onEvents: (events: RecordedEvent[]) => this.#take(events),
       onTrouble: (trouble: Error | null) => this.#report(trouble),
+      onLooked: () => {
+        this.#confirmedAt = performance.now();
+      },
       ...(this.#source === null ? {} : { copy: copyOf(this.#source, () => this.#tail) }),
     };
     while (!signal.aborted) {
@@ -150,6 +168,7 @@ export class RingView {
 
   #take(events: RecordedEvent[]): void {
     this.#ring = fold(this.#ring, events);
+    this.#ringSince = performance.now();
     this.#lastHash = events.at(-1)!.hash;
     this.#tail = [...this.#tail, ...events].slice(-TAIL_EVENTS);
     this.#report(null);

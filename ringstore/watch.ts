@@ -44,6 +44,7 @@ export async function watchLog(
         const fresh = acceptOrReport(cursor, rows, report);
         if (fresh?.length) await handOver(watcher, fresh);
         if (fresh) report(null);
+        if (fresh && rows.length < WATCH_BATCH) watcher.onLooked?.();
         if (watcher.copy) await connection.answer?.(watcher.copy);
         if (!fresh?.length || rows.length < WATCH_BATCH) await connection.waitForHint(WATCH_POLL_MS);
       }

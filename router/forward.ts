@@ -34,7 +34,7 @@ export interface Client {
 export interface ForwarderOptions {
   readonly ring: () => Ring;
   readonly gates: Gates;
-  readonly upstream: Upstream;
+  readonly upstream: Pick<Upstream, 'send'>;
   readonly metrics: RouterMetrics;
   readonly now: () => number;
 }

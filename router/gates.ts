@@ -16,7 +16,7 @@ import type { PartitionIndex } from '../ring/partition.ts';
 import { moveOf, type Ring, startedMoveOf } from '../ring/ring.ts';
 import type { RouterLimits } from './limits.ts';
 
-export type HoldRefusalCode = 'HOLD_FULL' | 'HOLD_TIMEOUT' | 'CLIENT_GONE';
+export type HoldRefusalCode = 'HOLD_FULL' | 'HOLD_TIMEOUT' | 'CLIENT_GONE' | 'NODE_DOWN';
 
 /** Why a ticket will not be sent: nothing of it was stored. */
 export class HoldRefused extends Error {
@@ -124,6 +124,8 @@ export interface GatesOptions {
   readonly onHoldEnded: (ended: HoldEnded) => void;
   readonly onHeld?: (requests: number, bytes: number) => void;
   readonly onWait?: (ms: number) => void;
+  /** For how long the partition's owner is known not to answer; 0 where it is not known. */
+  readonly downMs?: (partition: PartitionIndex) => number;
 }
 
 /** After a node that lags behind: it needs milliseconds, and each one here is one of the hold; only one request of a partition tries. */
@@ -251,6 +253,11 @@ export class Gates {
           new HoldRefused('HOLD_FULL', `${this.#held} requests (${this.#heldBytes} bytes) are held already`),
         );
       }
+      const hopeless = this.#whyHopeless(ticket);
+      if (hopeless) {
+        ticket.state = 'done';
+        return Promise.reject(hopeless);
+      }
       this.#enterHold(ticket, holdMs);
     }
     ticket.state = 'waiting';
@@ -268,6 +275,21 @@ export class Gates {
       this.#release(ticket);
     }
     return turn;
+  }
+
+  /**
+   * Whether there is no use in waiting: a node that has not answered for as long as anybody is held will not do so for this one. And it never gets more than half
+   * of the hold: the other half is for the partitions of nodes that live.
+   */
+  #whyHopeless(ticket: Ticket): HoldRefused | null {
+    const { downMs, limits } = this.#o;
+    if (!downMs) return null;
+    const longest = Math.max(...ticket.partitions.map(downMs));
+    if (longest === 0) return null;
+    const isHalfFull =
+      this.#held * 2 >= limits.heldRequestsMax || (this.#heldBytes + ticket.bytes) * 2 > limits.heldBytesMax;
+    if (longest < limits.holdMs && !isHalfFull) return null;
+    return new HoldRefused('NODE_DOWN', `its node has not answered for ${Math.round(longest / 1_000)} s`);
   }
 
   /** It waits again: one that came before it, and was refused later, may have been waiting for its answer. */

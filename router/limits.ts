@@ -21,6 +21,14 @@ export interface RouterLimits {
   readonly probeEveryMs: number;
   /** Graceful stop: requests in hand get this long. Above `holdMs`, so that a held one gets its answer. */
   readonly stopMs: number;
+  /** Graceful stop: so long it goes on accepting connections, while `/ready` says 503: what a load balancer needs to notice. */
+  readonly drainMs: number;
+  /** Then: connections that say nothing get so long to say something, before they are closed. Above the pause of a busy client between two requests. */
+  readonly leaveMs: number;
+  /** Sends in a row without an answer before the router asks the node itself. */
+  readonly circuitFailures: number;
+  /** A node whose circuit is open is asked again this often: about as long as a request waits at most between two tries. */
+  readonly askEveryMs: number;
   /** A client that sends its body slower than this is cut off. */
   readonly bodyTimeoutMs: number;
 }
@@ -37,5 +45,9 @@ export const routerLimits: RouterLimits = {
   connectionsMax: 20_000,
   probeEveryMs: 1_000,
   stopMs: 20_000,
+  drainMs: 0,
+  leaveMs: 2_000,
+  circuitFailures: 3,
+  askEveryMs: 250,
   bodyTimeoutMs: 30_000,
 };

@@ -2,7 +2,7 @@
  * The last ring, on disk: a router that starts while the ring store is down serves from it (P6).
  * Holds: the file is a whole ring or not there. It is a copy: one that can't be read or written is no reason not to serve.
  */
-import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, rename, stat, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { describeError } from '../kit/errors.ts';
 import type { Logger } from '../kit/log.ts';
@@ -18,7 +18,8 @@ export async function readRingFile(file: string, clusterId: string, log: Logger)
     if (snapshot.ring.clusterId !== clusterId) throw new Error(`it is of cluster ${snapshot.ring.clusterId}`);
     assertRing(snapshot.ring);
     if (snapshot.ring.notUnderstood.length > 0) throw new Error('it ends with events that were not understood');
-    return { ring: snapshot.ring, lastHash: snapshot.lastHash ?? null, tail: tailOf(snapshot) };
+    const ageMs = Math.max(0, Date.now() - (await stat(file)).mtimeMs);
+    return { ring: snapshot.ring, lastHash: snapshot.lastHash ?? null, tail: tailOf(snapshot), ageMs };
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== 'ENOENT')
       log.warn({ error: describeError(error) }, 'the ring file cannot be used');
@@ -41,7 +42,8 @@ export function keepRingFile(
   view: Pick<RingView, 'ring' | 'lastHash' | 'tail' | 'onChange'>,
   log: Logger,
 ): () => Promise<void> {
-  let writing: Promise<void> | null = null;
+  let writing: Promise<void> = Promise.resolve();
+  let isWriting = false;
   let written = 0;
   const write = async (): Promise<void> => {
     // One with events that this version does not understand stays out: an upgraded router must read those from the store, not behind them.
@@ -56,10 +58,12 @@ export function keepRingFile(
         log.warn({ error: describeError(error) }, 'the ring file cannot be written');
       }
     }
-    writing = null;
+    isWriting = false;
   };
   const start = (): void => {
-    writing ??= write();
+    if (isWriting) return;
+    isWriting = true; // before: where there is nothing to write yet it ends at once
+    writing = write();
   };
   const unsubscribe = view.onChange(start);
   start();

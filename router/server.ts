@@ -8,9 +8,11 @@ import { describeError } from '../kit/errors.ts';
 import { type Logger, now } from '../kit/log.ts';
 import type { RingView } from '../ringstore/view.ts';
 import type { Answer } from './answer.ts';
+import { Circuits } from './circuits.ts';
 import { FastPath, type FastPathOptions, type PlainRequest } from './fast-path.ts';
 import { type Client, Forwarder, jsonAnswer, unavailable } from './forward.ts';
 import { Gates } from './gates.ts';
+import { leave } from './leave.ts';
 import { type RouterLimits, routerLimits } from './limits.ts';
 import { createRouterMetrics, type RouterMetrics } from './metrics.ts';
 import type { NodeRequest } from './node-pool.ts';
@@ -30,7 +32,7 @@ import { Upstream } from './upstream.ts';
 import { findUserKey } from './user-key.ts';
 
 export interface RouterOptions {
-  readonly view: Pick<RingView, 'ring' | 'onChange' | 'trouble'>;
+  readonly view: Pick<RingView, 'ring' | 'onChange' | 'trouble' | 'ringAgeMs' | 'confirmedMsAgo'>;
   readonly log: Logger;
   readonly limits?: Partial<RouterLimits>;
   readonly host?: string;
@@ -38,6 +40,28 @@ export interface RouterOptions {
   readonly port?: number;
   /** Default true. Without it every request goes through the full HTTP stack: the same answers, more slowly. */
   readonly fastPath?: boolean;
+  /** Where this is one of several workers: what all of them say. */
+  readonly whole?: {
+    ready(own: ReadyAnswer): Promise<ReadyAnswer>;
+    metrics(): Promise<string>;
+  };
+}
+
+/** What `/ready` says. */
+export interface ReadyAnswer {
+  /** Has a ring, whatever its age, and does not stop. */
+  readonly ready: boolean;
+  readonly version: number;
+  readonly epoch: number;
+  /** For how long it has had this ring. */
+  readonly ringAgeMs: number;
+  /** How long ago the ring store last said that this is the latest; null: not since the start. */
+  readonly confirmedMsAgo: number | null;
+  readonly held: number;
+  /** Nodes that do not answer. */
+  readonly down: readonly string[];
+  readonly trouble: string | null;
+  readonly notUnderstood?: readonly string[];
 }
 
 export interface Router {
@@ -45,7 +69,8 @@ export interface Router {
   readonly metrics: RouterMetrics;
   /** Requests held now. */
   held(): number;
-  /** Takes nothing new in, finishes what is in hand, closes. */
+  ready(): ReadyAnswer;
+  /** Says that it goes, takes nothing new in after `drainMs`, finishes what is in hand, closes (leave.ts). */
   stop(): Promise<void>;
 }
 
@@ -65,30 +90,51 @@ export async function startRouter(options: RouterOptions): Promise<Router> {
     now,
     onHoldEnded: (ended) => log.info(ended, 'hold ended'),
     onWait: (ms) => metrics.holdSeconds.observe(ms / 1_000),
+    downMs: (partition) => circuits.downMs(view.ring, partition),
   });
   const metrics = createRouterMetrics({
-    ringVersion: () => view.ring.version,
+    ring: () => view.ring,
+    ringAgeMs: () => view.ringAgeMs,
+    confirmedMsAgo: () => view.confirmedMsAgo,
+    openCircuits: () => circuits.open(view.ring),
     held: () => gates.held,
     heldBytes: () => gates.heldBytes,
   });
   const upstream = new Upstream(limits);
-  const forwarder = new Forwarder({ ring: () => view.ring, gates, upstream, metrics, now });
+  const onSent = (ms: number): void => metrics.stages.node.observe(ms / 1_000);
+  const circuits = new Circuits({ sender: upstream, limits, now, log, onSent });
+  const forwarder = new Forwarder({ ring: () => view.ring, gates, upstream: circuits, metrics, now });
   const inHand = new InHand();
   const bytesInHand = new BytesInHand(limits.inHandBytesMax);
-  let ringSince = now();
   const unsubscribe = view.onChange((ring) => {
-    ringSince = now();
     upstream.ringChanged(ring);
+    circuits.ringChanged(ring);
     gates.ringChanged();
   });
 
   const handle = async (request: IncomingMessage, response: ServerResponse): Promise<void> => {
+    const beganAt = now();
     const [path, query] = cutTarget(request.url ?? '/');
     const own = ownAnswer(request.method ?? 'GET', path);
     const forwarded = own === null && isForwarded(path) ? forward(request, response, path, query) : null;
     const answer = (await (own ?? forwarded)) ?? jsonAnswer(404, { error: 'NOT_FOUND', message: 'no such path' });
-    if (!own) metrics.answered(answer.status);
+    if (!own) metrics.answered(answer.status, now() - beganAt);
     reply(response, answer, inHand.stopping);
+  };
+
+  const ready = (): ReadyAnswer => {
+    const { version, epoch, notUnderstood } = view.ring;
+    return {
+      ready: version > 0 && !inHand.stopping,
+      version,
+      epoch,
+      ringAgeMs: Math.round(view.ringAgeMs),
+      confirmedMsAgo: view.confirmedMsAgo === null ? null : Math.round(view.confirmedMsAgo),
+      held: gates.held,
+      down: circuits.open(view.ring),
+      trouble: view.trouble ? describeError(view.trouble) : null,
+      ...(notUnderstood.length > 0 ? { notUnderstood } : {}),
+    };
   };
 
   const ownAnswer = (method: string, path: string): Answer | Promise<Answer> | null => {
@@ -96,21 +142,12 @@ export async function startRouter(options: RouterOptions): Promise<Router> {
     switch (path) {
       case '/health':
         return jsonAnswer(200, { status: 'ok' });
-      case '/ready': {
-        const { version, epoch } = view.ring;
-        const ready = version > 0 && !inHand.stopping;
-        return jsonAnswer(ready ? 200 : 503, {
-          ready,
-          version,
-          epoch,
-          ringAgeMs: Math.round(now() - ringSince),
-          held: gates.held,
-          trouble: view.trouble ? describeError(view.trouble) : null,
-          ...(view.ring.notUnderstood.length > 0 ? { notUnderstood: view.ring.notUnderstood } : {}),
-        });
-      }
+      case '/ready':
+        return Promise.resolve(options.whole?.ready(ready()) ?? ready()).then((answer) =>
+          jsonAnswer(answer.ready ? 200 : 503, answer),
+        );
       case '/metrics':
-        return metrics.registry.metrics().then((text) => ({
+        return (options.whole?.metrics() ?? metrics.registry.metrics()).then((text) => ({
           status: 200,
           headers: { 'content-type': metrics.registry.contentType },
           body: Buffer.from(text),
@@ -134,7 +171,9 @@ export async function startRouter(options: RouterOptions): Promise<Router> {
       for (const drop of [...client.onGone]) drop();
     });
     const headers = headersForNode(request); // while its client's address can be asked for
+    const beganAt = now();
     const body = await readBody(request, limits, bytesInHand);
+    metrics.stages.body.observe((now() - beganAt) / 1_000);
     if (!Buffer.isBuffer(body)) return body;
     try {
       const nodeRequest: NodeRequest = {
@@ -169,11 +208,12 @@ export async function startRouter(options: RouterOptions): Promise<Router> {
   /** The fast path's way through here. Without an event that is understood at once it is the same as the full stack's. */
   const answerPlain = (plain: PlainRequest, client: Client, done: (answer: Answer) => void): void => {
     const { head, body, text } = plain;
+    const beganAt = now();
     inHand.add();
     const hasRoom = bytesInHand.take(body.length);
     const end = (answer: Answer): void => {
       if (hasRoom) bytesInHand.give(body.length);
-      metrics.answered(answer.status);
+      metrics.answered(answer.status, now() - beganAt);
       inHand.done();
       done(answer);
     };
@@ -237,25 +277,27 @@ export async function startRouter(options: RouterOptions): Promise<Router> {
     url,
     metrics,
     held: () => gates.held,
+    ready,
     async stop() {
       inHand.stopping = true;
-      const closed = new Promise<void>((resolve) => server.close(() => resolve()));
-      const closeIdle = (): void => {
-        server.closeIdleConnections();
-        fastPath?.closeIdle();
-      };
-      closeIdle();
-      await inHand.empty(limits.stopMs);
-      closeIdle();
-      // Answers that are still being written.
-      setTimeout(() => {
-        server.closeAllConnections();
-        fastPath?.close();
-      }, 1_000).unref();
-      await closed;
+      const { drainMs, leaveMs, stopMs } = limits;
+      await leave(server, {
+        drainMs,
+        leaveMs,
+        inHandEmpty: () => inHand.empty(stopMs),
+        closeIdle: () => {
+          server.closeIdleConnections();
+          fastPath?.closeIdle();
+        },
+        closeAll: () => {
+          server.closeAllConnections();
+          fastPath?.close();
+        },
+      });
       fastPath?.close();
       unsubscribe();
       gates.close();
+      circuits.close();
       upstream.close();
     },
   };

@@ -32,6 +32,22 @@ export function planLines(plan: MovePlan, terminal: Terminal): string[] {
   return [head, ...changes, ...list, '', `plan hash: ${plan.hash}`];
 }
 
+/** Routers and how old their rings are; one that has not heard from the ring store for a while says so. */
+export function routerLines(routers: ClusterAnswer['routers'] | undefined): string[] {
+  if (!routers) return routers === null ? ['which routers there are is not known: the ring store cannot be asked'] : [];
+  if (routers.length === 0) return ['no router has told the ring store that it is there'];
+  const rows = routers.map(({ router, worker, url, version, behind, ringAgeMs, confirmedMsAgo, upMs, build }) => [
+    worker === null ? router : `${router} (worker ${worker})`,
+    behind > 0 ? `${version} (${behind} behind)` : `${version}`,
+    duration(ringAgeMs),
+    confirmedMsAgo === null ? 'not since its start' : `${duration(confirmedMsAgo)} ago`,
+    duration(upMs),
+    build ?? '',
+    url,
+  ]);
+  return table(['ROUTER', 'RING', 'HAS IT FOR', 'CONFIRMED', 'UP', 'BUILD', 'URL'], rows);
+}
+
 export function clusterLines(cluster: ClusterAnswer, terminal: Terminal): string[] {
   const { freeze } = cluster;
   const held = freeze ? `frozen by operation ${shortId(freeze.operationId)}` : 'not frozen';
@@ -48,6 +64,7 @@ export function clusterLines(cluster: ClusterAnswer, terminal: Terminal): string
     head,
     ...table(['NODE', 'PARTITIONS', 'URL'], rows),
     ...(moves.length > 0 ? ['open moves:', ...moves] : []),
+    ...routerLines(cluster.routers),
     ...lossLines(cluster.losses ?? []),
     ...(cluster.ringTrouble ? [`the ring may be old: ${plain(cluster.ringTrouble)}`] : []),
     ...(cluster.notUnderstood

@@ -181,8 +181,13 @@ const own: Record<string, Sample> = {
   'router.replicas': { value: 7, shows: 'replicas: 7' },
   'router.holdMs': {
     value: 40_500,
-    shows: /terminationGracePeriodSeconds: 56[\s\S]*RINGMASTER_ROUTER_HOLD_MS\n\s+value: "40500"/,
+    shows: /terminationGracePeriodSeconds: 61[\s\S]*RINGMASTER_ROUTER_HOLD_MS\n\s+value: "40500"/,
   },
+  'router.drainMs': {
+    value: 9_500,
+    shows: /terminationGracePeriodSeconds: 40[\s\S]*RINGMASTER_ROUTER_DRAIN_MS\n\s+value: "9500"/,
+  },
+  'router.workers': { value: 7, shows: /RINGMASTER_ROUTER_WORKERS\n\s+value: "7"/ },
   'router.autoscaling.enabled': { value: true, shows: /scaleTargetRef: .*kind: Deployment/ },
   'router.autoscaling.minReplicas': { value: 4, with: routersScaled, shows: 'minReplicas: 4' },
   'router.autoscaling.maxReplicas': { value: 44, with: routersScaled, shows: 'maxReplicas: 44' },

@@ -5,7 +5,7 @@ import { rm } from 'node:fs/promises';
 import path from 'node:path';
 import { expect } from 'vitest';
 import { findLeftovers } from '../../dev/chaos/leftovers.ts';
-import type { checkDelivery, Fault } from '../../dev/checker/checker.ts';
+import type { checkDelivery, Fault, SentEvent } from '../../dev/checker/checker.ts';
 import { runOperation } from '../../dev/demo/operations.ts';
 import { type SinkProcess, startSinkProcess } from '../../dev/sink/process.ts';
 import { type Stack, type StackOptions, startStack } from '../../dev/stack.ts';
@@ -15,6 +15,7 @@ import { dataRoot } from '../../platform/local/places.ts';
 import type { Ring } from '../../ring/ring.ts';
 import { readRing } from '../../ringstore/ringstore.ts';
 import type { OperationProgress } from '../../workflows/messages.ts';
+import { type Balancer, startBalancer } from '../support/balancer.ts';
 import { until } from '../support/wait.ts';
 import { judgeTraffic } from './judge.ts';
 
@@ -22,16 +23,23 @@ export interface TestCluster {
   readonly stack: Stack;
   readonly sink: SinkProcess;
   readonly traffic: Traffic;
+  /** Null, unless it was asked for. */
+  readonly balancer: Balancer | null;
   scale(targetNodes: number): Promise<OperationProgress>;
   ring(): Promise<Ring>;
-  /** Stops the traffic, waits until every acknowledged event was delivered (or 30 s without a delivery), and judges. */
-  judge(faults?: readonly Fault[]): Promise<ReturnType<typeof checkDelivery>>;
+  /** Stops the traffic, waits until every acknowledged event was delivered (or 30 s without a delivery), and judges; `also`: what other clients have sent. */
+  judge(faults?: readonly Fault[], also?: readonly SentEvent[]): Promise<ReturnType<typeof checkDelivery>>;
   /** What must not be there when an operation is over, and still is a minute later: what a node puts away by itself takes a moment. Queues may be in use. */
   leftovers(): Promise<string[]>;
 }
 
 export async function withCluster(
-  options: Pick<StackOptions, 'nodes' | 'partitions' | 'network' | 'faultPointsUrl' | 'workerEnv'> & {
+  options: Pick<
+    StackOptions,
+    'nodes' | 'partitions' | 'routers' | 'routerEnv' | 'network' | 'faultPointsUrl' | 'workerEnv'
+  > & {
+    /** Clients come through a load balancer, not to each router in turn. */
+    readonly balanced?: boolean;
     readonly rate?: number;
     readonly destinationMs?: number;
     readonly seed?: number;
@@ -44,6 +52,7 @@ export async function withCluster(
   let sink: SinkProcess | undefined;
   let stack: Stack | undefined;
   let traffic: Traffic | undefined;
+  let balancer: Balancer | null = null;
   try {
     sink = await startSinkProcess({ destinationMs: options.destinationMs ?? 40 });
     stack = await startStack({
@@ -52,12 +61,15 @@ export async function withCluster(
       nodes: options.nodes ?? 2,
       partitions: options.partitions ?? 16,
       ...(options.workerEnv ? { workerEnv: options.workerEnv } : {}),
+      ...(options.routers ? { routers: options.routers } : {}),
+      ...(options.routerEnv ? { routerEnv: options.routerEnv } : {}),
       faults: true,
       network: options.network ?? false,
       ...(options.faultPointsUrl ? { faultPointsUrl: options.faultPointsUrl } : {}),
     });
+    balancer = options.balanced ? await startBalancer(stack.routerUrls) : null;
     traffic = startTraffic({
-      routerUrl: stack.routerUrls[0]!,
+      routerUrl: balancer?.url ?? stack.routerUrls,
       writeKey: stack.writeKey,
       source: seededSource(seed),
       rate: options.rate ?? 150,
@@ -69,6 +81,7 @@ export async function withCluster(
       stack,
       sink,
       traffic,
+      balancer,
       ring: () => readRing(theStack.ringStore, theStack.clusterId),
       scale: async (targetNodes) =>
         (await runOperation(theStack.api, theStack.clusterId, targetNodes, {
@@ -76,7 +89,7 @@ export async function withCluster(
           signal: stopping.signal,
           onProgress: () => undefined,
         }))!,
-      judge: (faults) => judgeTraffic(theTraffic, theSink, faults),
+      judge: (faults, also) => judgeTraffic(theTraffic, theSink, faults, also),
       leftovers: () => findLeftovers(theStack, stopping.signal, { queuesInUse: true }),
     });
   } catch (error) {
@@ -84,6 +97,7 @@ export async function withCluster(
   } finally {
     stopping.abort();
     await traffic?.stop().catch(() => undefined);
+    await balancer?.close();
     await stack?.stop();
     await sink?.stop();
     await rm(dataFolder, { recursive: true, force: true });

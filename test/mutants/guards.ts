@@ -159,6 +159,13 @@ export const guards: readonly Guard[] = [
   ]),
   ...of('router/ring-file.ts', 'test/router/router.unit.test.ts', [
     {
+      name: 'the first ring that a router sees is kept, too',
+      because: 'P6: it starts and serves while the ring store is down',
+      find: 'isWriting = true; // before: where there is nothing to write yet it ends at once\n    writing = write();',
+      replace: 'writing = write();\n    isWriting = true;',
+      only: 'a router that is started before there is a ring keeps the first one that it sees',
+    },
+    {
       name: 'the ring file ends before what was not understood',
       because: 'an upgraded router would never read it',
       find: 'while (written < view.ring.version && view.ring.notUnderstood.length === 0) {',
@@ -1740,6 +1747,81 @@ export const guards: readonly Guard[] = [
       find: 'if (this.#held >= heldRequestsMax || this.#heldBytes + ticket.bytes > heldBytesMax) {',
       replace: 'if (this.#held >= heldRequestsMax || this.#heldBytes + ticket.bytes > heldBytesMax + 1) {',
       only: 'as many bytes are held as the bound says',
+    },
+  ]),
+  ...of('router/gates.ts', 'test/router/circuits.unit.test.ts', [
+    {
+      name: 'a dead node has half of the hold at most',
+      because: 'others are held as ever',
+      find: 'this.#held * 2 >= limits.heldRequestsMax ||',
+      replace: '',
+      only: 'a dead node never has more than half of the hold',
+    },
+    {
+      name: 'nobody waits for a node that has not answered for as long as anybody is held',
+      because: '503 at once: its users hear it, and the hold stays free',
+      find: 'if (longest < limits.holdMs && !isHalfFull) return null;',
+      replace: 'if (!isHalfFull) return null;',
+      only: 'its requests are held, then refused at once',
+    },
+  ]),
+  ...of('router/circuits.ts', 'test/router/circuits.unit.test.ts', [
+    {
+      name: 'a node that answers has no open circuit, whatever its requests fail of',
+      because: 'no client can take a node away from others',
+      find: '    if (answers) {',
+      replace: '    if (answers && circuit.failures < 0) {',
+      only: 'own sake opens no circuit',
+    },
+    {
+      name: 'nothing is sent to a node whose circuit is open',
+      because: 'no request waits for a node that is not there',
+      find: "this.#circuits.get(url)?.state === 'open') {",
+      replace: "url === '') {",
+      only: 'a node that takes connections and says nothing',
+    },
+  ]),
+  ...of('router/leave.ts', 'test/router/leave.unit.test.ts', [
+    {
+      name: 'whoever stands in the queue of the port is let in before it is closed',
+      because: 'a rolling restart shows no client an error',
+      find: '  await queueServed(server);',
+      replace: '',
+      only: 'lets in whoever stands in the queue of its port',
+    },
+    {
+      name: 'a client that speaks while its router leaves gets its answer',
+      because: 'a rolling restart shows no client an error',
+      find: 'NetServer.prototype.close.call(server, () => resolve());',
+      replace: 'server.close(() => resolve());',
+      only: 'answers a client that speaks once more',
+    },
+  ]),
+  ...of('router/server.ts', 'test/router/leave.unit.test.ts', [
+    {
+      name: 'a router that ends is not ready from then on',
+      because: 'balancers send nobody new',
+      find: 'ready: version > 0 && !inHand.stopping,',
+      replace: 'ready: version > 0,',
+      only: 'is not ready at once',
+    },
+  ]),
+  ...of('ringstore/watch.ts', 'test/router/lease.unit.test.ts', [
+    {
+      name: 'a ring is confirmed only by a store that has it',
+      because: 'who looks at a router must not think that its ring is the latest',
+      find: 'if (fresh && rows.length < WATCH_BATCH) watcher.onLooked?.();',
+      replace: 'if (rows.length < WATCH_BATCH) watcher.onLooked?.();',
+      only: 'a ring is confirmed as long as the store is heard from',
+    },
+  ]),
+  ...of('ringstore/postgres.ts', 'test/ringstore/postgres.int.test.ts', [
+    {
+      name: 'a router whose lease is over is not listed',
+      because: 'status shows routers that live',
+      find: 'WHERE cluster_id = $1 AND expires_at >= now() ORDER BY router`;',
+      replace: 'WHERE cluster_id = $1 ORDER BY router`;',
+      only: 'a router is listed until it ends its lease, or lets it run out',
     },
   ]),
   ...of('router/upstream.ts', 'test/router/router.unit.test.ts', [

@@ -254,5 +254,33 @@ export function testRingStore(name: string, factory: () => Promise<RingStore> | 
       expect(watch.versions()).toEqual([3]);
       await watch.stop();
     });
+
+    test('a router is listed until it ends its lease, or lets it run out', async () => {
+      const cluster = newCluster();
+      const facts = {
+        url: 'http://r',
+        worker: null,
+        build: null,
+        version: 3,
+        epoch: 1,
+        ringAgeMs: 5,
+        confirmedMsAgo: 1,
+      };
+      const names = async (): Promise<string[]> => (await store.leases(cluster)).map(({ router }) => router);
+      for (const router of ['b', 'a']) await store.renewLease(cluster, { ...facts, router, upMs: 1 }, 60_000);
+      await store.renewLease(newCluster(), { ...facts, router: 'elsewhere', upMs: 1 }, 60_000);
+      await store.renewLease(cluster, { ...facts, router: 'a', version: 4, upMs: 2 }, 60_000);
+      const [first] = await store.leases(cluster);
+      expect(first).toMatchObject({ ...facts, router: 'a', version: 4, upMs: 2 });
+      expect(first!.renewedMsAgo).toBeGreaterThanOrEqual(0);
+      expect(await names()).toEqual(['a', 'b']);
+      await store.endLease(cluster, 'a');
+      await store.renewLease(cluster, { ...facts, router: 'c', upMs: 1 }, 50);
+      expect(await names()).toEqual(['b', 'c']);
+      const deadline = performance.now() + 5_000;
+      while ((await names()).includes('c') && performance.now() < deadline)
+        await new Promise((go) => setTimeout(go, 10));
+      expect(await names()).toEqual(['b']);
+    });
   });
 }

@@ -154,7 +154,7 @@ export async function startWorld(
   const view = followRing(store, 'demo', { log });
   await view.waitFor((ring) => ring.version >= latest.version, { deadlineMs: 2_000 });
   const { limits = {}, fastPath = true } = options;
-  const router = await startRouter({ view, log, limits, fastPath });
+  const router = await startRouter({ view, log, limits: { leaveMs: 0, ...limits }, fastPath });
   const holder = { operationId: 'op-1', workflowId: 'scale/demo', runId: 'run-1' };
 
   const world: World = {

@@ -361,7 +361,12 @@ describe('a hold', () => {
     const answer = w.track(userId, 'a');
     await heldUntil(1);
     const stopped = w.router.stop();
-    await expect(fetch(`${w.router.url}/health`)).rejects.toThrow();
+    const refuses = () =>
+      fetch(`${w.router.url}/health`).then(
+        () => false,
+        () => true,
+      );
+    await until(refuses, { deadlineMs: 3_000, what: 'it takes nobody any more' });
     await w.handOver('m');
     expect((await answer).status).toBe(200);
     await stopped;
@@ -522,6 +527,24 @@ describe('without the ring store', () => {
       await router.stop();
       await view.close();
       expect(await readRingFile(file, 'other', log)).toBeNull();
+    } finally {
+      await rm(folder, { recursive: true });
+    }
+  });
+
+  test('a router that is started before there is a ring keeps the first one that it sees', async () => {
+    const w = await make();
+    const log = pino({ level: 'silent' });
+    const folder = await mkdtemp(path.join(tmpdir(), 'ringmaster-router-'));
+    const file = path.join(folder, 'ring.json');
+    try {
+      const view = followRing(w.store, 'demo', { log });
+      expect(view.ring.version).toBe(0);
+      const stop = keepRingFile(file, view, log);
+      const kept = await until(() => readRingFile(file, 'demo', log), { deadlineMs: 3_000, what: 'a ring file' });
+      expect(kept.ring.version).toBe(1);
+      await stop();
+      await view.close();
     } finally {
       await rm(folder, { recursive: true });
     }

@@ -77,14 +77,20 @@ async function watchStatus(context: Context): Promise<ExitCode> {
         terminal.say(`${drawn > 0 ? `\u001b[${drawn}A` : ''}\u001b[0J${lines.join('\n')}`);
         drawn = lines.join('\n').split('\n').length;
         told = 'drawn';
-      } else if (JSON.stringify(now) !== told) {
+      } else if (withoutAges(now) !== told) {
         terminal.item(now, lines.join('\n'));
-        told = JSON.stringify(now);
+        told = withoutAges(now);
       }
       await sleep(WATCH_EVERY_MS, null, { signal });
     }
   });
   return exitCodes.done;
+}
+
+/** What is new about a status: a second more of a router's life is not. */
+function withoutAges(status: Status | null): string {
+  const routers = status?.cluster.routers?.map(({ router, version, url }) => ({ router, version, url }));
+  return JSON.stringify(status && { ...status, cluster: { ...status.cluster, routers } });
 }
 
 export async function operations(context: Context, options: { readonly limit: number }): Promise<ExitCode> {
