@@ -101,6 +101,8 @@ export function createPostgresRingStore(options: PostgresRingStoreOptions): Ring
   };
   const pool = new pg.Pool({ ...config, max: POOL_MAX, allowExitOnIdle: true });
   pool.on('error', (error) => options.log?.warn({ error: error.message }, 'ring store: an idle connection was lost'));
+  // While one is in use its loss is an event of its own, beside the query that fails; without a listener it would end the process.
+  pool.on('connect', (client) => client.on('error', () => undefined));
   return new PostgresRingStore(config, pool);
 }
 

@@ -551,6 +551,13 @@ export const guards: readonly Guard[] = [
       only: 'of many who append at the same version exactly one wins',
     },
     {
+      name: 'a connection that is lost while it is in use ends no process',
+      because: 'an outage of the ring store stops nobody (P6)',
+      find: "pool.on('connect', (client) => client.on('error', () => undefined));",
+      replace: '',
+      only: 'in the middle of an append fails that append, and not the process',
+    },
+    {
       name: 'an append that was answered survives a crash of the store',
       because: 'P4: the store acknowledges only what is durable',
       find: "await client.query('SET synchronous_commit = on');",

@@ -1,11 +1,13 @@
 import { spawn } from 'node:child_process';
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { startTcpProxy } from '../../dev/faults/tcp-proxy.ts';
 import { assertChain, canonicalJson } from '../../ringstore/chain.ts';
 import { migrations, RING_STORE_VERSION } from '../../ringstore/migrations.ts';
 import { createPostgresRingStore, migrateRingStore } from '../../ringstore/postgres.ts';
 import type { RingStore } from '../../ringstore/ringstore.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
+import { until } from '../support/wait.ts';
 import { by, collect, joined, newCluster, range, testRingStore } from './contract.ts';
 
 let database: TestDatabase;
@@ -148,6 +150,40 @@ describe('the log on PostgreSQL', () => {
   });
 });
 
+describe('a connection that is lost', () => {
+  test('in the middle of an append fails that append, and not the process: the next append goes through', async () => {
+    const cluster = newCluster();
+    const module = (name: string): string => JSON.stringify(new URL(`../../${name}`, import.meta.url).href);
+    const script = `
+      import { createPostgresRingStore } from ${module('ringstore/postgres.ts')};
+      const store = createPostgresRingStore({ connectionString: process.env.URL, applicationName: 'in an append' });
+      const event = { type: 'node joined', node: 'node-0', databaseId: 'db', url: 'http://node-0' };
+      const append = () => store.append(process.env.CLUSTER, 0, [event], { actor: 'test', reason: 'test', operation: null });
+      const failed = await append().then(() => false, () => true);
+      await append();
+      await store.close();
+      process.exit(failed ? 0 : 9);`;
+    const url = new URL(database.url);
+    const network = await startTcpProxy({ host: url.hostname, port: Number(url.port) });
+    url.host = `127.0.0.1:${network.port}`;
+    const blocker = await admin.connect();
+    try {
+      await blocker.query('BEGIN; LOCK TABLE ringmaster_ring.events IN EXCLUSIVE MODE');
+      const ended = runScript(script, { URL: url.href, CLUSTER: cluster });
+      await until(async () => (await waiting('in an append')) === 1, { deadlineMs: 20_000, what: 'the append waits' });
+      await network.set('cut');
+      await network.set('pass');
+      await kill('in an append'); // what it had asked for would still be done once the lock is gone
+      await blocker.query('ROLLBACK');
+      expect(await ended).toBe(0);
+    } finally {
+      blocker.release(true);
+      await network.close();
+    }
+    expect(await store.read(cluster)).toHaveLength(1);
+  });
+});
+
 describe('migrating a ring store', () => {
   test('20 processes may start at once', async () => {
     const fresh = await createTestDatabase();
@@ -213,6 +249,15 @@ describe('migrating a ring store', () => {
     await empty.drop();
   });
 });
+
+/** Sessions of that name that wait for a lock. */
+async function waiting(applicationName: string): Promise<number> {
+  const { rows } = await admin.query<{ n: number }>(
+    `SELECT count(*)::int AS n FROM pg_stat_activity WHERE application_name = $1 AND wait_event_type = 'Lock'`,
+    [applicationName],
+  );
+  return rows[0]!.n;
+}
 
 async function kill(applicationName: string): Promise<void> {
   await admin.query('SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1', [
