@@ -5,11 +5,10 @@
  */
 import { describe, expect, test } from 'vitest';
 import { bugs as ruleNames } from './bounds.ts';
-import { compareSteps } from './compare.ts';
-import { explore } from './explore.ts';
 import { Protocol } from './protocol.ts';
 import { comparisons, planted, scenarios } from './scenarios.ts';
 import { tellBounds, tellExploration } from './tell.ts';
+import { compareInThread, exploreInThread } from './thread.ts';
 
 /** Of the largest exploration, several times over, as other tests run beside it. */
 const TIMEOUT_MS = 600_000;
@@ -21,32 +20,31 @@ const PLANTED_STATES_MAX = 500_000;
 const say = (line: string): void => void process.stdout.write(`${line}\n`);
 
 describe('in every state of a move all promises hold, and there is a way out', () => {
-  test.each(scenarios)('$name', { timeout: TIMEOUT_MS }, ({ name, bounds }) => {
-    const model = new Protocol(bounds);
-    const exploration = explore(model, { statesMax: STATES_MAX });
+  test.each(scenarios)('$name', { timeout: TIMEOUT_MS }, async ({ name, bounds }) => {
+    const exploration = await exploreInThread(bounds, STATES_MAX);
     say(`${name}: ${tellBounds(bounds)}: ${tellExploration(exploration)}`);
     expect(exploration.counterexample).toBeNull();
     // An exploration in which a step was never taken has not shown what it says.
-    expect(model.stepsOf(bounds).filter((kind) => !exploration.taken.has(kind))).toEqual([]);
+    expect(new Protocol(bounds).stepsOf(bounds).filter((kind) => !exploration.taken.has(kind))).toEqual([]);
     expect(exploration.taken.get('late message')).toBeUndefined();
   });
 });
 
 describe('whole steps leave out no state that fine ones reach', () => {
-  test.each(comparisons)('$name', { timeout: TIMEOUT_MS }, ({ name, bounds }) => {
-    const { wholeStates, fineStates, missed } = compareSteps(bounds);
+  test.each(comparisons)('$name', { timeout: TIMEOUT_MS }, async ({ name, bounds }) => {
+    const { wholeStates, fineStates, missed } = await compareInThread(bounds);
     say(`${name}: ${wholeStates} states by whole steps, ${fineStates} by fine ones`);
     expect(missed).toEqual([]);
   });
 });
 
 describe('a rule that is taken out is missed', () => {
-  test.each(planted)('$name', { timeout: TIMEOUT_MS }, ({ bugs, bounds, breaks }) => {
-    const { counterexample } = explore(new Protocol(bounds, bugs), { statesMax: PLANTED_STATES_MAX });
+  test.each(planted)('$name', { timeout: TIMEOUT_MS }, async ({ bugs, bounds, breaks }) => {
+    const { counterexample } = await exploreInThread(bounds, PLANTED_STATES_MAX, bugs);
     expect(counterexample?.broken.slice(0, breaks.length)).toBe(breaks);
     expect(counterexample!.trace.length).toBeGreaterThan(0);
     // Within the same bounds nothing else is wrong: it is the rule that is missed.
-    expect(explore(new Protocol(bounds), { statesMax: PLANTED_STATES_MAX }).counterexample).toBeNull();
+    expect((await exploreInThread(bounds, PLANTED_STATES_MAX)).counterexample).toBeNull();
   });
 
   test('each rule is taken out by one of these', () => {
