@@ -50,18 +50,28 @@ function client(url: string): Client {
   return one;
 }
 
+/** Whether its port takes nobody in any more. */
+const isClosed = (url: string): Promise<boolean> =>
+  fetch(`${url}/health`).then(
+    () => false,
+    () => true,
+  );
+
 const statusOf = (answer: string): string => answer.split(' ')[1]!;
 const saysClose = (answer: string): boolean => /\r\nconnection: close\r\n/i.test(answer);
 
-describe('a router that ends', () => {
+describe.each([
+  ['plain requests', true],
+  ['the full HTTP stack', false],
+])('a router that ends, with connections of %s,', (_, fastPath) => {
   test('answers a client that speaks once more, and tells it to leave', async () => {
-    world = await startWorld({ limits: { leaveMs: 3_000 } });
+    world = await startWorld({ fastPath, limits: { leaveMs: 3_000 } });
     const one = client(world.router.url);
     one.send(world.userOf('node-0'));
     expect(saysClose(await one.answer())).toBe(false);
     const startedAt = performance.now();
     const stopped = world.router.stop();
-    await until(() => !world.router.ready().ready, { deadlineMs: 1_000, what: 'it says that it goes' });
+    await until(() => isClosed(world.router.url), { deadlineMs: 1_000, what: 'nobody new is let in' });
     one.send(world.userOf('node-1'));
     const answer = await one.answer();
     expect([statusOf(answer), saysClose(answer)]).toEqual(['200', true]);
@@ -71,7 +81,7 @@ describe('a router that ends', () => {
   });
 
   test('closes, without a reset, whoever has said nothing for so long', async () => {
-    world = await startWorld({ limits: { leaveMs: 200 } });
+    world = await startWorld({ fastPath, limits: { leaveMs: 200 } });
     const one = client(world.router.url);
     one.send(world.userOf('node-0'));
     await one.answer();
@@ -82,7 +92,7 @@ describe('a router that ends', () => {
   });
 
   test('is not ready at once, and takes connections until balancers have noticed', async () => {
-    world = await startWorld({ limits: { drainMs: 600 } });
+    world = await startWorld({ fastPath, limits: { drainMs: 600 } });
     const stopped = world.router.stop();
     const ready = await fetch(`${world.router.url}/ready`);
     expect([ready.status, ready.headers.get('connection')]).toEqual([503, 'close']);
@@ -94,7 +104,7 @@ describe('a router that ends', () => {
   });
 
   test('lets in whoever stands in the queue of its port', async () => {
-    world = await startWorld({ limits: { leaveMs: 1_000 } });
+    world = await startWorld({ fastPath, limits: { leaveMs: 1_000 } });
     const several = Array.from({ length: 20 }, () => client(world.router.url));
     await Promise.all(several.map(({ socket }) => once(socket, 'connect')));
     // These stand in the queue when it is told to stop: the event loop has had no turn in which to accept them.
@@ -107,7 +117,7 @@ describe('a router that ends', () => {
   });
 
   test('finishes what is held', async () => {
-    world = await startWorld();
+    world = await startWorld({ fastPath });
     const user = world.userOf('node-0');
     await world.startMove('op-1/move-1.1', 'node-0', 'node-1', [world.partitionOfUser(user)]);
     world.fence('op-1/move-1.1');
