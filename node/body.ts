@@ -1,27 +1,8 @@
 /** Reads a request's body within bounds: of its own, and of all bodies in hand together. */
 import type { IncomingMessage } from 'node:http';
 import { createGunzip, createInflate } from 'node:zlib';
+import type { BytesInHand } from '../kit/bytes-in-hand.ts';
 import { HttpRefusal, unavailable } from './refusal.ts';
-
-/** Bytes of bodies that arrive or wait for their commit. */
-export class BytesInHand {
-  readonly #max: number;
-  #bytes = 0;
-  constructor(max: number) {
-    this.#max = max;
-  }
-  get bytes(): number {
-    return this.#bytes;
-  }
-  take(bytes: number): boolean {
-    if (this.#bytes + bytes > this.#max) return false;
-    this.#bytes += bytes;
-    return true;
-  }
-  give(bytes: number): void {
-    this.#bytes -= bytes;
-  }
-}
 
 export interface Body {
   readonly text: string;

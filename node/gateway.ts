@@ -1,9 +1,10 @@
 /** The node's HTTP API for events: RudderStack's paths and answers. Speaks only HTTP; what is stored, and when, is the intake's. */
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { BytesInHand } from '../kit/bytes-in-hand.ts';
 import { describeError } from '../kit/errors.ts';
 import type { Logger } from '../kit/log.ts';
-import { BytesInHand, readBody } from './body.ts';
+import { readBody } from './body.ts';
 import type { NodeConfig, SourceConfig } from './config.ts';
 import { eventTypes, parseEvents } from './event.ts';
 import type { Intake } from './intake.ts';

@@ -7,10 +7,10 @@
  */
 import { STATUS_CODES } from 'node:http';
 import type { Socket } from 'node:net';
+import type { BytesInHand } from '../kit/bytes-in-hand.ts';
 import type { Answer, AnswerHeaders } from './answer.ts';
 import type { Client } from './forward.ts';
 import { type PlainHead, readPlainHead } from './plain.ts';
-import type { BytesInHand } from './request.ts';
 
 export interface PlainRequest {
   readonly head: PlainHead;

@@ -2,34 +2,11 @@
 import type { IncomingHttpHeaders, IncomingMessage } from 'node:http';
 import { promisify } from 'node:util';
 import { gunzip, inflate } from 'node:zlib';
+import type { BytesInHand } from '../kit/bytes-in-hand.ts';
 import type { Answer } from './answer.ts';
 import type { PlainRequest } from './fast-path.ts';
 import { jsonAnswer, unavailable } from './forward.ts';
 import type { RouterLimits } from './limits.ts';
-
-/** Bytes of bodies that arrive, wait or are on their way. */
-export class BytesInHand {
-  readonly #max: number;
-  #bytes = 0;
-  constructor(max: number) {
-    this.#max = max;
-  }
-  get bytes(): number {
-    return this.#bytes;
-  }
-  hasRoomFor(bytes: number): boolean {
-    return this.#bytes + bytes <= this.#max;
-  }
-  /** Whether so many more fit; then they are counted until they are given back. */
-  take(bytes: number): boolean {
-    if (!this.hasRoomFor(bytes)) return false;
-    this.#bytes += bytes;
-    return true;
-  }
-  give(bytes: number): void {
-    this.#bytes -= bytes;
-  }
-}
 
 /** The body, whose bytes are counted until its owner gives them back; or the answer to one that is not taken. Rejects where its client goes away. */
 export function readBody(

@@ -4,6 +4,7 @@
  */
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo, Socket } from 'node:net';
+import { BytesInHand } from '../kit/bytes-in-hand.ts';
 import { describeError } from '../kit/errors.ts';
 import { type Logger, now } from '../kit/log.ts';
 import type { RingView } from '../ringstore/view.ts';
@@ -17,7 +18,6 @@ import { type RouterLimits, routerLimits } from './limits.ts';
 import { createRouterMetrics, type RouterMetrics } from './metrics.ts';
 import type { NodeRequest } from './node-pool.ts';
 import {
-  BytesInHand,
   cutTarget,
   first,
   headersForNode,
