@@ -34,8 +34,8 @@ export interface ReadAnswer extends Answer {
 export const ANSWER_BYTES_MAX = 1_024 * 1_024;
 const HEAD_BYTES_MAX = 64 * 1_024;
 
-/** Of one connection only (RFC 9110, 7.6.1). */
-const ofConnection = new Set([
+/** Headers of one connection only (RFC 9110, 7.6.1), of requests and of answers. */
+export const ofConnection: ReadonlySet<string> = new Set([
   'connection',
   'keep-alive',
   'proxy-connection',

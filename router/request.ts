@@ -3,7 +3,7 @@ import type { IncomingHttpHeaders, IncomingMessage } from 'node:http';
 import { promisify } from 'node:util';
 import { gunzip, inflate } from 'node:zlib';
 import type { BytesInHand } from '../kit/bytes-in-hand.ts';
-import type { Answer } from './answer.ts';
+import { type Answer, ofConnection } from './answer.ts';
 import type { PlainRequest } from './fast-path.ts';
 import { jsonAnswer, unavailable } from './forward.ts';
 import type { RouterLimits } from './limits.ts';
@@ -85,20 +85,8 @@ export async function textOf(
   }
 }
 
-/** Of this connection only (RFC 9110, 7.6.1); `host` and `content-length` are written anew; `expect` has been answered here. */
-const notForwarded = new Set([
-  'connection',
-  'keep-alive',
-  'proxy-connection',
-  'te',
-  'trailer',
-  'transfer-encoding',
-  'upgrade',
-  'host',
-  'content-length',
-  'expect',
-  'x-forwarded-for',
-]);
+/** Besides those of the connection: `host` and `content-length` are written anew; `expect` has been answered here. */
+const notForwarded = new Set([...ofConnection, 'host', 'content-length', 'expect', 'x-forwarded-for']);
 
 /** Header lines for a node: what the client sent, and who it is. */
 export function headersForNode(request: IncomingMessage): string {
