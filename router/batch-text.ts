@@ -2,6 +2,7 @@
  * Taking a batch body apart and putting parts of it together as text. Not by parsing and printing: that would change numbers that a double cannot hold,
  * and an event must arrive as its client wrote it.
  */
+import { endOfValue, skipSpace } from './json-text.ts';
 
 /** A batch body: what stands before the first event, each event, what stands after the last. */
 export interface BatchText {
@@ -57,41 +58,4 @@ function cutArray(text: string, start: number): string[] {
     if (text[at] === ',') at = skipSpace(text, at + 1);
   }
   return events;
-}
-
-function skipSpace(text: string, from: number): number {
-  let at = from;
-  for (;;) {
-    const c = text.charCodeAt(at);
-    if (c !== 0x20 && c !== 0x0a && c !== 0x0d && c !== 0x09) return at;
-    at += 1;
-  }
-}
-
-/** Where the value that begins at `from` ends. */
-function endOfValue(text: string, from: number): number {
-  let depth = 0;
-  let at = from;
-  for (; at < text.length; at += 1) {
-    const c = text[at]!;
-    if (c === '"') {
-      at = endOfString(text, at) - 1;
-      if (depth === 0) return at + 1;
-    } else if (c === '{' || c === '[') depth += 1;
-    else if (c === '}' || c === ']') {
-      if (depth === 0) return at; // a bare number or word before a closing bracket
-      depth -= 1;
-      if (depth === 0) return at + 1;
-    } else if (depth === 0 && (c === ',' || c === ':' || c === ' ' || c === '\n' || c === '\r' || c === '\t'))
-      return at;
-  }
-  return at;
-}
-
-function endOfString(text: string, from: number): number {
-  for (let at = from + 1; at < text.length; at += 1) {
-    if (text[at] === '\\') at += 1;
-    else if (text[at] === '"') return at + 1;
-  }
-  return text.length;
 }

@@ -5,6 +5,7 @@
  * finds none: it goes to the owner of that key instead of to any node, and every node refuses it (400) without storing anything.
  */
 import { userKeyOfEvent } from '../ring/partition.ts';
+import { endOfValue, skipSpace } from './json-text.ts';
 
 const QUOTE = 0x22;
 const BACKSLASH = 0x5c;
@@ -12,11 +13,9 @@ const COMMA = 0x2c;
 const COLON = 0x3a;
 const OPEN_BRACE = 0x7b;
 const CLOSE_BRACE = 0x7d;
-const OPEN_BRACKET = 0x5b;
-const CLOSE_BRACKET = 0x5d;
 
 /**
- * `text`: the bytes of the body as latin1, from `from` to its end; what stands for structure in JSON is ASCII, and no byte of a longer UTF-8 character is.
+ * `text`: the bytes of the body as latin1, from `from` to its end.
  * `in doubt`: parse it. `null`: it names no user.
  */
 export function findUserKey(
@@ -68,50 +67,12 @@ function decoded(latin1: string): string {
   return latin1;
 }
 
-function skipSpace(text: string, from: number): number {
-  let at = from;
-  for (;;) {
-    const c = text.charCodeAt(at);
-    if (c !== 0x20 && c !== 0x0a && c !== 0x0d && c !== 0x09) return at;
-    at += 1;
-  }
-}
-
 /** Past the closing quote of a string that holds neither escapes nor control characters; −1: it does, or does not end. */
 function endOfPlainString(text: string, from: number): number {
   for (let at = from + 1; at < text.length; at += 1) {
     const c = text.charCodeAt(at);
     if (c === QUOTE) return at + 1;
     if (c === BACKSLASH || c < 0x20) return -1;
-  }
-  return -1;
-}
-
-/** Past the closing quote of any string; −1: it does not end. */
-function endOfString(text: string, from: number): number {
-  for (let at = from + 1; at < text.length; at += 1) {
-    const c = text.charCodeAt(at);
-    if (c === QUOTE) return at + 1;
-    if (c === BACKSLASH) at += 1;
-  }
-  return -1;
-}
-
-/** Where the value that begins at `from` ends; −1: it does not. */
-function endOfValue(text: string, from: number): number {
-  let depth = 0;
-  for (let at = from; at < text.length; at += 1) {
-    const c = text.charCodeAt(at);
-    if (c === QUOTE) {
-      const end = endOfString(text, at);
-      if (end < 0 || depth === 0) return end;
-      at = end - 1;
-    } else if (c === OPEN_BRACE || c === OPEN_BRACKET) depth += 1;
-    else if (c === CLOSE_BRACE || c === CLOSE_BRACKET) {
-      if (depth === 0) return at; // after a number or a word
-      depth -= 1;
-      if (depth === 0) return at + 1;
-    } else if (c === COMMA && depth === 0) return at;
   }
   return -1;
 }
