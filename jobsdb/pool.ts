@@ -2,6 +2,7 @@
 import type { EventEmitter } from 'node:events';
 import type { Socket } from 'node:net';
 import pg from 'pg';
+import { surviveLostConnections } from '../kit/pool.ts';
 
 /** A server that hangs must not hang us: no connection within this is an error, which is retried. */
 const CONNECT_MS = 5_000;
@@ -33,9 +34,8 @@ export function createPool({ node, silenceMsMax, ...config }: PoolConfig): pg.Po
     connectionTimeoutMillis: CONNECT_MS,
     ...config,
   });
-  pool.on('error', () => undefined);
+  surviveLostConnections(pool);
   pool.on('connect', (client) => {
-    client.on('error', () => undefined);
     const inner = client as unknown as InnerClient;
     if (node !== undefined)
       inner.connection.prependListener('errorMessage', (message: object) => Object.assign(message, { node }));

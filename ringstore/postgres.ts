@@ -2,6 +2,7 @@
 import pg from 'pg';
 import { codeOf } from '../kit/errors.ts';
 import type { Logger } from '../kit/log.ts';
+import { surviveLostConnections } from '../kit/pool.ts';
 import type { RecordedEvent, RingEvent } from '../ring/events.ts';
 import { canonicalJson, chainEvents, GENESIS_HASH } from './chain.ts';
 import { LogCursor, storeBehind } from './cursor.ts';
@@ -100,9 +101,9 @@ export function createPostgresRingStore(options: PostgresRingStoreOptions): Ring
     keepAlive: true,
   };
   const pool = new pg.Pool({ ...config, max: POOL_MAX, allowExitOnIdle: true });
-  pool.on('error', (error) => options.log?.warn({ error: error.message }, 'ring store: an idle connection was lost'));
-  // While one is in use its loss is an event of its own, beside the query that fails; without a listener it would end the process.
-  pool.on('connect', (client) => client.on('error', () => undefined));
+  surviveLostConnections(pool, (error) =>
+    options.log?.warn({ error: error.message }, 'ring store: an idle connection was lost'),
+  );
   return new PostgresRingStore(config, pool);
 }
 

@@ -551,13 +551,6 @@ export const guards: readonly Guard[] = [
       only: 'of many who append at the same version exactly one wins',
     },
     {
-      name: 'a connection that is lost while it is in use ends no process',
-      because: 'an outage of the ring store stops nobody (P6)',
-      find: "pool.on('connect', (client) => client.on('error', () => undefined));",
-      replace: '',
-      only: 'in the middle of an append fails that append, and not the process',
-    },
-    {
       name: 'an append that was answered survives a crash of the store',
       because: 'P4: the store acknowledges only what is durable',
       find: "await client.query('SET synchronous_commit = on');",
@@ -845,6 +838,15 @@ export const guards: readonly Guard[] = [
       find: "if (kind === 'patient' && attempt < PATIENT_ATTEMPTS) return error;",
       replace: '',
       only: 'a statement that takes too long is tried again for a while',
+    },
+  ]),
+  ...of('kit/pool.ts', 'test/ringstore/postgres.int.test.ts', [
+    {
+      name: 'a connection that is lost while it is in use ends no process',
+      because: 'an outage of the ring store stops nobody (P6)',
+      find: "pool.on('connect', (client) => client.on('error', () => undefined));",
+      replace: '',
+      only: 'in the middle of an append fails that append, and not the process',
     },
   ]),
   ...of('jobsdb/pool.ts', 'test/jobsdb/trouble.int.test.ts', [
