@@ -8,14 +8,15 @@
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
-import { createServer } from 'node:net';
 import { availableParallelism } from 'node:os';
 import path from 'node:path';
+import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { onStopSignal, PARENT_FD_VARIABLE } from '../kit/parent.ts';
 import { dataRoot } from '../platform/local/places.ts';
+import { freePort } from '../platform/local/ports.ts';
 import { benchRequests } from './router-requests.ts';
 
 const run = promisify(execFile);
@@ -324,33 +325,17 @@ async function workerOf(master: number): Promise<number> {
 }
 
 async function urlOf(router: ChildProcess): Promise<string> {
-  for await (const [line] of iterate(router)) {
+  for await (const line of createInterface({ input: router.stdout! })) {
     const url = /"url":"([^"]+)"/.exec(line)?.[1];
     if (url) return url;
   }
   throw new Error('the router did not start');
 }
 
-async function* iterate(child: ChildProcess): AsyncGenerator<[string]> {
-  const gone = once(child, 'exit').then(() => null);
-  for (;;) {
-    const data = await Promise.race([once(child.stdout!, 'data'), gone]);
-    if (data === null) return;
-    yield [String(data[0])];
-  }
-}
-
 async function freePorts(count: number): Promise<number[]> {
-  const servers = await Promise.all(
-    Array.from({ length: count }, async () => {
-      const server = createServer().listen(0, '127.0.0.1');
-      await once(server, 'listening');
-      return server;
-    }),
-  );
-  const ports = servers.map((server) => (server.address() as { port: number }).port);
-  await Promise.all(servers.map((server) => new Promise((resolve) => server.close(resolve))));
-  return ports;
+  const ports = new Set<number>();
+  while (ports.size < count) ports.add(await freePort(ports));
+  return [...ports];
 }
 
 async function connects(port: number): Promise<void> {

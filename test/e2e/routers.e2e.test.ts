@@ -51,8 +51,12 @@ type Analytics = new (
 test("RudderStack's own SDK sends through two routers while the cluster is scaled: everything arrives, in order", async () => {
   const Client = createRequire(import.meta.url)('@rudderstack/rudder-sdk-node') as Analytics;
   await withCluster({ nodes: 2, routers: 2, balanced: true }, async (cluster) => {
+    const dataPlaneUrl = cluster.balancer!.url;
     const sdk = new Client(cluster.stack.writeKey, {
-      ...{ dataPlaneUrl: cluster.balancer!.url, flushAt: 20, flushInterval: 100, logLevel: 'error' },
+      dataPlaneUrl,
+      flushAt: 20,
+      flushInterval: 100,
+      logLevel: 'error',
     });
     const sent: SentEvent[] = [];
     let scaled = false;

@@ -157,14 +157,7 @@ describe.each([true, false])('faithful, fast path %s', (fastPath) => {
   test('a client that goes away: what it sent may be stored, nothing is sent again, and the router serves on', async () => {
     const w = await make({}, fastPath);
     const node = w.nodes[0]!;
-    let answer = (): void => undefined;
-    node.misbehave = (_request, response) =>
-      new Promise((resolve) => {
-        answer = () => {
-          response.writeHead(200).end('OK');
-          resolve(true);
-        };
-      });
+    const answer = node.answersWhenTold();
     const connection = new KeptConnection(w.router.url);
     void connection.ask(bytes(post(event(w.userOf('node-0'))))).catch(() => undefined);
     await until(() => node.requests.length === 1, { deadlineMs: 3_000, what: 'the node has it' });
@@ -217,14 +210,7 @@ describe.each([true, false])('faithful, fast path %s', (fastPath) => {
   test('more bytes than may be in hand: 503, and room again afterwards', async () => {
     const w = await make({ inHandBytesMax: 2_000 }, fastPath);
     const node = w.nodes[0]!;
-    let answer = (): void => undefined;
-    node.misbehave = (_request, response) =>
-      new Promise((resolve) => {
-        answer = () => {
-          response.writeHead(200).end('OK');
-          resolve(true);
-        };
-      });
+    const answer = node.answersWhenTold();
     const body = (length: number): string => event(w.userOf('node-0'), { text: 'x'.repeat(length) });
     const first = w.post('/v1/track', body(1_200));
     await until(() => node.requests.length === 1, { deadlineMs: 3_000, what: 'the node has it' });

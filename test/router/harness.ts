@@ -43,6 +43,19 @@ export class FakeNode {
     return `http://127.0.0.1:${this.#port}`;
   }
 
+  /** It has a request and says nothing, until it is told to: then `OK`, with nothing stored. */
+  answersWhenTold(): () => void {
+    let answer = (): void => undefined;
+    this.misbehave = (_request, response) =>
+      new Promise((resolve) => {
+        answer = () => {
+          response.writeHead(200).end('OK');
+          resolve(true);
+        };
+      });
+    return () => answer();
+  }
+
   async start(): Promise<void> {
     const server = createServer((request, response) => void this.#take(request, response));
     this.#server = server;
