@@ -50,7 +50,7 @@ program
   .command('router')
   .description('the router and nginx as a proxy, each on one core, with the same back ends and the same load')
   .option('--seconds <n>', 'of each measurement', whole('a whole number', 1, 600), 10)
-  .option('--rounds <n>', 'rounds, in each of which all take their turn', whole('a whole number', 1, 100), 3)
+  .option('--rounds <n>', 'rounds, in each of which all take their turn', whole('a whole number', 1, 100), 5)
   .option('--json <file>', 'write the report there')
   .action(async ({ seconds, rounds, json }: { seconds: number; rounds: number; json?: string }) => {
     const { benchRouter } = await import('./router.ts');

@@ -17,6 +17,7 @@ import { promisify } from 'node:util';
 import { onStopSignal, PARENT_FD_VARIABLE } from '../kit/parent.ts';
 import { dataRoot } from '../platform/local/places.ts';
 import { freePort } from '../platform/local/ports.ts';
+import { routerNodeFlags } from '../router/node-flags.ts';
 import { benchRequests } from './router-requests.ts';
 
 const run = promisify(execFile);
@@ -138,6 +139,7 @@ async function measure(folder: string, processes: ChildProcess[], { seconds, rou
   await connects(nginxPort);
   const script = (name: string): string => fileURLToPath(new URL(name, import.meta.url));
   const router = start(CORE_UNDER_TEST, process.execPath, [
+    ...routerNodeFlags,
     script('router-process.ts'),
     ...ports.map((port) => `http://127.0.0.1:${port}`),
   ]);
@@ -199,7 +201,7 @@ async function measure(folder: string, processes: ChildProcess[], { seconds, rou
       ['router', routerPort],
       ['nginx', nginxPort],
     ] as const) {
-      const args = [script('open-loop.ts'), port, rps, seconds, CONNECTIONS].map(String);
+      const args = [...routerNodeFlags, script('open-loop.ts'), port, rps, seconds, CONNECTIONS].map(String);
       const sender = start(CORE_OF_THE_REST, process.execPath, args);
       const [line] = (await once(sender.stdout!, 'data')) as [Buffer];
       const said = JSON.parse(line.toString()) as Record<

@@ -17,6 +17,7 @@ import type { NodeFacts } from '../ring/events.ts';
 import { nodeNames } from '../ring/plan.ts';
 import { createPostgresRingStore, migrateRingStore } from '../ringstore/postgres.ts';
 import { decideAndAppend, readRing } from '../ringstore/ringstore.ts';
+import { routerNodeFlags } from '../router/node-flags.ts';
 import { answers, type Cluster, type Hit, type LogFiles, type Victim, type VictimPart, wellAgain } from './cluster.ts';
 import { startOperation } from './demo/operations.ts';
 import { startTemporal } from './embedded/temporal.ts';
@@ -179,6 +180,7 @@ export async function startStack(options: StackOptions): Promise<Stack> {
       const router = supervise({
         name: `router-${n}`,
         entry: 'router/main.ts',
+        nodeFlags: routerNodeFlags,
         logFile: path.join(logs, `router-${n}.log`),
         env: {
           RINGMASTER_RINGSTORE_URL: await ringStoreFrom('routers'),

@@ -17,6 +17,7 @@ export interface SupervisedSpec {
   readonly name: string;
   /** Entry file, from the project's folder. */
   readonly entry: string;
+  readonly nodeFlags?: readonly string[];
   /** A function is asked at each start. */
   readonly env: Readonly<Record<string, string>> | (() => Readonly<Record<string, string>>);
   readonly logFile: string;
@@ -51,7 +52,7 @@ export function supervise(spec: SupervisedSpec): Supervised {
       const startedAt = performance.now();
       current = await keep({
         command: process.execPath,
-        args: ['--disable-warning=ExperimentalWarning', path.join(PROJECT, spec.entry)],
+        args: ['--disable-warning=ExperimentalWarning', ...(spec.nodeFlags ?? []), path.join(PROJECT, spec.entry)],
         // Nothing is inherited but what finds programs and the home: no secret reaches a child by accident.
         env: {
           PATH: process.env['PATH'],

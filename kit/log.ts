@@ -17,5 +17,7 @@ export function createLog(component: string, bindings: Record<string, unknown> =
   });
 }
 
+const { timeOrigin } = performance;
+
 /** Milliseconds since the epoch with a fraction; monotonic within a process. */
-export const now = (): number => performance.timeOrigin + performance.now();
+export const now = (): number => timeOrigin + performance.now();

@@ -7,19 +7,19 @@ const c1 = 0xcc9e2d51;
 const c2 = 0x1b873593;
 const rotl = (x: number, bits: number): number => (x << bits) | (x >>> (32 - bits));
 
-/** The unsigned 32-bit hash of `bytes`. */
-export function murmur3(bytes: Uint8Array, seed = 0): number {
+/** The unsigned 32-bit hash of the first `length` bytes: of all, where it is not given. */
+export function murmur3(bytes: Uint8Array, seed = 0, length = bytes.length): number {
   let h = seed | 0;
-  const blocksEnd = bytes.length & ~3;
+  const blocksEnd = length & ~3;
   for (let i = 0; i < blocksEnd; i += 4) {
     const k = bytes[i]! | (bytes[i + 1]! << 8) | (bytes[i + 2]! << 16) | (bytes[i + 3]! << 24);
     h ^= scramble(k);
     h = (Math.imul(rotl(h, 13), 5) + 0xe6546b64) | 0;
   }
   let tail = 0;
-  for (let i = bytes.length - 1; i >= blocksEnd; i -= 1) tail = (tail << 8) | bytes[i]!;
-  if (bytes.length > blocksEnd) h ^= scramble(tail);
-  h ^= bytes.length;
+  for (let i = length - 1; i >= blocksEnd; i -= 1) tail = (tail << 8) | bytes[i]!;
+  if (length > blocksEnd) h ^= scramble(tail);
+  h ^= length;
   h ^= h >>> 16;
   h = Math.imul(h, 0x85ebca6b);
   h ^= h >>> 13;

@@ -14,8 +14,7 @@ import { type PlainHead, readPlainHead } from './plain.ts';
 
 export interface PlainRequest {
   readonly head: PlainHead;
-  readonly body: Buffer;
-  /** Head and body as latin1. */
+  /** Head and body, and nothing else, as latin1. */
   readonly text: string;
   /** Address of the client. */
   readonly peer: string;
@@ -156,12 +155,11 @@ class FastConnection {
     }
     const length = head.bodyAt + head.bodyLength;
     if (bytes.length < length) this.#begin(bytes, length);
-    else if (bytes.length === length) this.#ask({ head, body: bytes.subarray(head.bodyAt), text, peer: this.#peer });
+    else if (bytes.length === length) this.#ask({ head, text, peer: this.#peer });
     else {
       this.#behind = bytes.subarray(length);
       this.#socket.pause();
-      const body = bytes.subarray(head.bodyAt, length);
-      this.#ask({ head, body, text: text.slice(0, length), peer: this.#peer });
+      this.#ask({ head, text: text.slice(0, length), peer: this.#peer });
     }
   }
 

@@ -10,7 +10,7 @@ import type { Answer, AnswerHeaders } from './answer.ts';
 import { type BatchText, cutBatch, joinBatch, withMessageId } from './batch-text.ts';
 import { type Gates, HoldRefused, type Ticket } from './gates.ts';
 import type { RouterMetrics } from './metrics.ts';
-import type { NodeRequest } from './node-pool.ts';
+import { type NodeRequest, utf8Of } from './node-pool.ts';
 import type { Fate, Upstream } from './upstream.ts';
 
 /** A request whose users are known, or the part of one. */
@@ -65,7 +65,7 @@ export class Forwarder {
     done: (answer: Answer) => void,
     failed: (error: unknown) => void,
   ): void {
-    const { gates, now, ring: ringNow, upstream } = this.#o;
+    const { gates, ring: ringNow, upstream } = this.#o;
     const ring = ringNow();
     const partition = partitionOf(user, ring.partitionCount);
     const partitions = [partition];
@@ -81,7 +81,7 @@ export class Forwarder {
       return;
     }
     const owner = ring.owners[partition]!;
-    ticket.sentAt = now();
+    ticket.sentAt = ticket.arrivedAt;
     upstream.send(this.#nodeOf(ring, owner).url, request, (fate) => {
       if (fate.kind === 'answered') done(this.#settle(ticket, owner, fate)!);
       else goOn({ owner, fate });
@@ -226,7 +226,7 @@ function split(
   partitions: readonly PartitionIndex[],
   ring: Ring,
 ): { part: Part; partitions: PartitionIndex[] }[] {
-  const batch = cutBatch(part.text ?? part.request.body!.toString('utf8'));
+  const batch = cutBatch(part.text ?? utf8Of(part.request.body!));
   const byOwner = new Map<string, number[]>();
   partitions.forEach((partition, nth) => {
     const owner = ring.owners[partition]!;

@@ -1,5 +1,6 @@
 /** What a router counts. Each worker counts for itself; `/metrics` has them added up (workers.ts), but for what is `max`: there the worst counts. */
 import { Counter, Gauge, Histogram, Registry } from 'prom-client';
+import { createDurations } from './durations.ts';
 
 export type RouterMetrics = ReturnType<typeof createRouterMetrics>;
 
@@ -61,12 +62,12 @@ export function createRouterMetrics(sources: {
       for (const node of sources.openCircuits()) this.set({ node }, 1);
     },
   });
-  const stages = new Histogram({
+  const stages = createDurations({
     name: 'ringmaster_router_stage_seconds',
     help: 'How long requests took, by stage: body (until it was read, where the full HTTP stack has read it), node (one send, until its answer), whole (until the answer was ready).',
-    labelNames: ['stage'],
+    stages: ['body', 'node', 'whole'],
     buckets: [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 30],
-    registers,
+    registry,
   });
   /** Requests answered by status: a plain number for each, as one is raised for every request. */
   const answered = new Float64Array(600);
@@ -82,13 +83,12 @@ export function createRouterMetrics(sources: {
       });
     },
   });
-  const whole = stages.labels('whole');
   return {
     registry,
     /** `ms`: from the request, as it had come as a whole or as its first line had, to its answer. */
     answered(status: number, ms: number): void {
       answered[status]! += 1;
-      whole.observe(ms / 1_000);
+      stages.whole.observe(ms);
     },
     retries: new Counter({
       name: 'ringmaster_router_retries_total',
@@ -108,7 +108,7 @@ export function createRouterMetrics(sources: {
       buckets: [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15],
       registers,
     }),
-    stages: { body: stages.labels('body'), node: stages.labels('node') },
+    stages,
     splits: new Counter({
       name: 'ringmaster_router_splits_total',
       help: 'Batches sent in parts to several nodes.',

@@ -16,8 +16,14 @@ export interface NodeRequest {
   readonly target: string;
   /** Header lines, each with its CRLF: without Host and Content-Length, and without what is of one connection only. */
   readonly headers: string;
-  readonly body: Buffer | null;
+  readonly body: Body | null;
 }
+
+/** Bytes: as they are, or as latin1, a character each. */
+export type Body = Buffer | string;
+
+export const utf8Of = (body: Body): string =>
+  (typeof body === 'string' ? Buffer.from(body, 'latin1') : body).toString('utf8');
 
 /** `answered`: by the node. `not sent`: no byte left this process. `unknown`: reset, silent or not understood after we began to send; it may be stored. */
 export type Outcome =
@@ -70,8 +76,9 @@ export class NodePool {
       return;
     }
     const job = { request, done };
-    const connection = this.#takeIdle();
-    if (connection) connection.carry(job);
+    const now = performance.now();
+    const connection = this.#takeIdle(now);
+    if (connection) connection.carry(job, now);
     else {
       this.#waiting.push(job);
       this.#grow();
@@ -100,7 +107,7 @@ export class NodePool {
 
   released(connection: Connection): void {
     const job = this.#waiting.shift();
-    if (job) connection.carry(job);
+    if (job) connection.carry(job, performance.now());
     else if (this.#closed !== null) connection.end(this.#closed);
     else this.#idle.push(connection);
   }
@@ -127,9 +134,9 @@ export class NodePool {
     for (const connection of [...this.#all]) connection.sweep(now, this.#limits.nodeTimeoutMs);
   }
 
-  #takeIdle(): Connection | undefined {
+  #takeIdle(now: number): Connection | undefined {
     const connection = this.#idle.pop();
-    if (connection === undefined || connection.isFresh(performance.now())) return connection;
+    if (connection === undefined || connection.isFresh(now)) return connection;
     // The others have not been used for longer.
     for (const old of [connection, ...this.#idle.splice(0)]) old.end('idle');
     return undefined;
@@ -205,21 +212,21 @@ class Connection {
       this.end(`no answer within ${nodeTimeoutMs} ms`);
   }
 
-  carry(job: Job): void {
+  carry(job: Job, now: number): void {
     const { method, target, headers, body } = job.request;
     this.#state = 'busy';
     this.#job = job;
-    this.#since = performance.now();
+    this.#since = now;
     const head = `${method} ${target} HTTP/1.1\r\nHost: ${this.#pool.host}\r\n${headers}`;
     if (body === null) {
       const expectsBody = method === 'POST' || method === 'PUT' || method === 'PATCH';
       this.#socket.write(expectsBody ? `${head}Content-Length: 0\r\n\r\n` : `${head}\r\n`, 'latin1');
     } else if (body.length <= ONE_WRITE_BYTES) {
-      this.#socket.write(`${head}Content-Length: ${body.length}\r\n\r\n${body.toString('latin1')}`, 'latin1');
+      this.#socket.write(`${head}Content-Length: ${body.length}\r\n\r\n${textOf(body)}`, 'latin1');
     } else {
       this.#socket.cork();
       this.#socket.write(`${head}Content-Length: ${body.length}\r\n\r\n`, 'latin1');
-      this.#socket.write(body);
+      this.#socket.write(body, 'latin1');
       this.#socket.uncork();
     }
   }
@@ -272,3 +279,5 @@ class Connection {
     this.#since = performance.now();
   }
 }
+
+const textOf = (body: Body): string => (typeof body === 'string' ? body : body.toString('latin1'));

@@ -9,6 +9,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { dumpYaml, type KubernetesObject, loadAllYaml, loadYaml } from '@kubernetes/client-node';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { routerNodeFlags } from '../../router/node-flags.ts';
 import { kubeMissing } from '../kube/available.ts';
 import { type ControlPlane, kubeTools, startControlPlane } from '../kube/control-plane.ts';
 import {
@@ -110,6 +111,12 @@ describe.skipIf(missing !== null)('rendering', () => {
     const { code, output } = await helm('lint', '--strict', CHART);
     expect(output).not.toMatch(/WARNING|ERROR/);
     expect(code).toBe(0);
+  });
+
+  test('routers start with the flags of Node that routers have everywhere', async () => {
+    const { text } = await render({});
+    const flags = routerNodeFlags.map((flag) => `"${flag}", `).join('');
+    expect(text).toContain(`args: [${flags}dist/router/main.js]`);
   });
 
   test('the StatefulSets of nodes never name a number of replicas', async () => {

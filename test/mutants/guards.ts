@@ -466,6 +466,15 @@ export const guards: readonly Guard[] = [
     },
   ]),
 
+  ...of('ring/partition.ts', 'test/ring/hash.unit.test.ts', [
+    {
+      name: 'a key beyond ASCII is hashed as UTF-8',
+      because: 'P3: routers and nodes would find another partition for it than RudderStack',
+      find: 'if (c > 0x7f) return murmur3(utf8.encode(text));',
+      replace: '',
+      only: 'a key is hashed as its UTF-8 bytes',
+    },
+  ]),
   ...of('ring/ring.ts', HELD_HERE_UNIT, [
     {
       name: 'R1: every partition has an owner',
@@ -1861,7 +1870,7 @@ export const guards: readonly Guard[] = [
     {
       name: 'a connection that the node is about to close is not used again',
       because: 'P3: a request that meets the close has an unknown outcome',
-      find: 'if (connection === undefined || connection.isFresh(performance.now())) return connection;',
+      find: 'if (connection === undefined || connection.isFresh(now)) return connection;',
       replace: 'if (connection === undefined || connection.isFresh(0)) return connection;',
       only: 'that the node is about to close is not used again',
     },

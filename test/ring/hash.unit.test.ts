@@ -27,6 +27,16 @@ describe('hashing', () => {
     expect(partitionOf(key, 64)).toBe(partitionOf64);
     expect(partitionOf(key, 1024)).toBe(partitionOf1024);
   });
+  test('a key is hashed as its UTF-8 bytes, whatever it is made of and however long it is', () => {
+    const pieces = ['a', '~', '\x00', '\x7f', '\x80', 'é', '語', '🦊'];
+    for (let length = 0; length <= 300; length += 1) {
+      for (const last of pieces) {
+        const key = 'k'.repeat(length) + last;
+        const hash = murmur3(new TextEncoder().encode(key));
+        expect(partitionOf(key, 65_536), JSON.stringify(key)).toBe(Math.floor(hash / 65_536));
+      }
+    }
+  });
   test('a user key joins header, anonymousId and userId, absent parts empty', () => {
     expect(userKeyOf({ userId: 'u' })).toBe('<<>><<>>u');
     expect(userKeyOf({ anonymousIdHeader: 'h', anonymousId: 'a', userId: 'u' })).toBe('h<<>>a<<>>u');

@@ -106,7 +106,7 @@ describe('forwarding', () => {
 describe('a batch with users of several nodes', () => {
   const batchOf = (w: World) => {
     const [a, b] = [w.userOf('node-0'), w.userOf('node-1')];
-    return `{"sentAt":"t", "batch": [ {"userId":"${a}","messageId":"1","n":9007199254740993}, {"userId":"${b}"} ,{"userId":"${a}","messageId":"3"}], "x": [1]}`;
+    return `{"sentAt":"t", "batch": [ {"userId":"${a}","messageId":"1","n":9007199254740993}, {"userId":"${b}","name":"Zoë 🦊"} ,{"userId":"${a}","messageId":"3"}], "x": [1]}`;
   };
 
   test('is split, each event as it was written, in order, with a messageId', async () => {
@@ -116,6 +116,7 @@ describe('a batch with users of several nodes', () => {
     expect(idsAt(1)).toEqual([expect.stringMatching(/^[0-9a-f-]{36}$/)]);
     expect(w.nodes[0]!.requests[0]!.body).toContain('"n":9007199254740993');
     expect(JSON.parse(w.nodes[1]!.requests[0]!.body)).toMatchObject({ sentAt: 't', x: [1] });
+    expect(w.nodes[1]!.requests[0]!.body).toContain('"name":"Zoë 🦊"');
   });
 
   test('is answered with an error that tells which events, when one part is not stored', async () => {

@@ -250,7 +250,7 @@ image: {{ include "ringmaster.image" .root | quote }}
 imagePullPolicy: {{ .root.Values.image.pullPolicy }}
 workingDir: /app
 command: [node]
-args: [{{ printf "dist/%s/main.js" .entry }}]
+args: [{{ range .nodeFlags }}{{ . | quote }}, {{ end }}{{ printf "dist/%s/main.js" .entry }}]
 securityContext: {{- include "ringmaster.containerSecurity" . | nindent 2 }}
 {{- end -}}
 
