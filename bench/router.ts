@@ -28,6 +28,8 @@ const CONNECTIONS = 64;
 const BUSY_PERCENT_MIN = 95;
 /** Of the requests that were to be sent at half load. */
 const KEPT_MIN = 0.95;
+/** One request in a hundred makes a p99: where the router waits longer than this for its core, the machine's other work may be what is measured. */
+const WAITED_PERCENT_MAX = 1;
 const WARM_UP_SECONDS = 2;
 const UP_WITHIN_MS = 10_000;
 const BACK_ENDS = 2;
@@ -60,15 +62,20 @@ export interface RouterReport {
   readonly ratio?: number;
   /** At half of the router's own rate: p99 through the router, less p99 straight to a back end. */
   readonly addedP99MsAtHalfLoad?: number;
-  readonly halfLoad?: { readonly rps: number } & Readonly<
-    Record<Way, { readonly p50Ms: number; readonly p99Ms: number }>
-  >;
+  readonly halfLoad?: { readonly rps: number } & Readonly<Record<Way, HalfLoadFigures>>;
   readonly roundsRps?: readonly { readonly router: number; readonly nginx: number }[];
   /** Why there is no ratio, and nothing about half of a load that was none. */
   readonly missing?: string;
 }
 
 type Way = 'router' | 'nginx' | 'direct';
+
+export interface HalfLoadFigures {
+  readonly p50Ms: number;
+  readonly p99Ms: number;
+  /** Of the time: how long the process could have run and did not get its core, as others had it. */
+  readonly waitedPercent?: number;
+}
 
 export async function benchRouter(options: RouterBenchOptions): Promise<RouterReport> {
   const [first] = benchRequests(10_000);
@@ -194,14 +201,16 @@ async function measure(folder: string, processes: ChildProcess[], { seconds, rou
     if (cpuPercent < BUSY_PERCENT_MIN) reasons.add(`not saturated: ${way} had ${cpuPercent} % of its core`);
   }
   const rps = Math.round(medians.router.rps / 2);
-  const half: Record<Way, { p50Ms: number; p99Ms: number }[]> = { router: [], nginx: [], direct: [] };
+  const half: Record<Way, HalfLoadFigures[]> = { router: [], nginx: [], direct: [] };
   for (let round = 0; round < rounds; round += 1) {
-    for (const [way, port] of [
-      ['direct', ports[0]!],
-      ['router', routerPort],
-      ['nginx', nginxPort],
+    for (const [way, port, pid] of [
+      ['direct', ports[0]!, null],
+      ['router', routerPort, router.pid!],
+      ['nginx', nginxPort, nginxPid],
     ] as const) {
       const args = [...routerNodeFlags, script('open-loop.ts'), port, rps, seconds, CONNECTIONS].map(String);
+      const before = pid === null ? 0 : await waitedMs(pid);
+      const from = performance.now();
       const sender = start(CORE_OF_THE_REST, process.execPath, args);
       const [line] = (await once(sender.stdout!, 'data')) as [Buffer];
       const said = JSON.parse(line.toString()) as Record<
@@ -211,15 +220,28 @@ async function measure(folder: string, processes: ChildProcess[], { seconds, rou
       if (said.failed > 0) throw new Error(`at half load, ${way}: ${line}`);
       if (said.unanswered > 0 || said.answered < KEPT_MIN * rps * seconds)
         reasons.add(`${rps} requests a second could not be kept at half load (${way})`);
-      half[way].push(said);
-      say(`half load (${rps} a second), ${way}: p50 ${said.p50Ms.toFixed(2)} ms, p99 ${said.p99Ms.toFixed(2)} ms`);
+      const waited =
+        pid === null
+          ? {}
+          : { waitedPercent: round2((((await waitedMs(pid)) - before) / (performance.now() - from)) * 100) };
+      half[way].push({ p50Ms: said.p50Ms, p99Ms: said.p99Ms, ...waited });
+      const waitedText = 'waitedPercent' in waited ? `, waited for its core ${waited.waitedPercent} % of the time` : '';
+      say(
+        `half load (${rps} a second), ${way}: p50 ${said.p50Ms.toFixed(2)} ms, p99 ${said.p99Ms.toFixed(2)} ms${waitedText}`,
+      );
     }
   }
-  const halfOf = (way: Way) => ({
+  const halfOf = (way: Way): HalfLoadFigures => ({
     p50Ms: round2(median(half[way].map((one) => one.p50Ms))),
     p99Ms: round2(median(half[way].map((one) => one.p99Ms))),
+    ...(way === 'direct' ? {} : { waitedPercent: median(half[way].map((one) => one.waitedPercent!)) }),
   });
   const halfLoad = { rps, router: halfOf('router'), nginx: halfOf('nginx'), direct: halfOf('direct') };
+  const waitedPercent = halfLoad.router.waitedPercent!;
+  if (waitedPercent > WAITED_PERCENT_MAX)
+    say(
+      `not a quiet machine: others had the core for ${waitedPercent} % of the time in which the router could have run`,
+    );
   const missing = [...reasons].join('; ');
   if (missing !== '') say(`no ratio: ${missing}`);
   return {
@@ -318,6 +340,12 @@ async function cpuMs(pid: number): Promise<number> {
   const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
   const ticksPerSecond = 100; // USER_HZ, on every Linux that runs Node
   return ((Number(fields[11]) + Number(fields[12])) / ticksPerSecond) * 1_000;
+}
+
+/** How long a process has waited so far for a core that others had (its first thread; Linux, Documentation/scheduler/sched-stats). */
+async function waitedMs(pid: number): Promise<number> {
+  const [, waitedNs] = (await readFile(`/proc/${pid}/schedstat`, 'utf8')).split(' ');
+  return Number(waitedNs) / 1e6;
 }
 
 /** nginx' one worker. */
