@@ -1868,6 +1868,13 @@ export const guards: readonly Guard[] = [
       only: 'that is answered before all was taken is not used again',
     },
     {
+      name: 'the text of a large body is written as the bytes that it stands for',
+      because: 'P1: another encoding makes other bytes of it, and more than Content-Length says',
+      find: "this.#socket.write(body, 'latin1');",
+      replace: 'this.#socket.write(body);',
+      only: 'whose body has 40000 bytes of every kind',
+    },
+    {
       name: 'a connection that the node is about to close is not used again',
       because: 'P3: a request that meets the close has an unknown outcome',
       find: 'if (connection === undefined || connection.isFresh(now)) return connection;',

@@ -71,6 +71,24 @@ describe('an answer', () => {
 });
 
 describe('a request', () => {
+  test.each([100, 40_000])(
+    'whose body has %i bytes of every kind: it arrives as it is, given as text or as bytes',
+    async (times) => {
+      const bytes = Buffer.from(Array.from({ length: times }, (_, n) => n % 256));
+      let came = Buffer.alloc(0);
+      const { pool } = await make((socket, piece) => {
+        came = Buffer.concat([came, piece]);
+        const bodyAt = came.indexOf('\r\n\r\n') + 4;
+        if (bodyAt >= 4 && came.length >= bodyAt + bytes.length) socket.write(OK);
+      });
+      for (const body of [bytes, bytes.toString('latin1')]) {
+        came = Buffer.alloc(0);
+        expect((await outcomeOf(pool, { ...request, body })).kind).toBe('answered');
+        expect(came.subarray(came.indexOf('\r\n\r\n') + 4).equals(bytes)).toBe(true);
+      }
+    },
+  );
+
   test('that finds nobody is provably not sent', async () => {
     const { node, pool } = await make(() => undefined);
     await node.stop();
