@@ -208,6 +208,7 @@ async function measure(folder: string, processes: ChildProcess[], { seconds, rou
       ['router', routerPort, router.pid!],
       ['nginx', nginxPort, nginxPid],
     ] as const) {
+      // The sender's collector has no core of its own either.
       const args = [...routerNodeFlags, script('open-loop.ts'), port, rps, seconds, CONNECTIONS].map(String);
       const before = pid === null ? 0 : await waitedMs(pid);
       const from = performance.now();
@@ -220,15 +221,14 @@ async function measure(folder: string, processes: ChildProcess[], { seconds, rou
       if (said.failed > 0) throw new Error(`at half load, ${way}: ${line}`);
       if (said.unanswered > 0 || said.answered < KEPT_MIN * rps * seconds)
         reasons.add(`${rps} requests a second could not be kept at half load (${way})`);
-      const waited =
-        pid === null
-          ? {}
-          : { waitedPercent: round2((((await waitedMs(pid)) - before) / (performance.now() - from)) * 100) };
-      half[way].push({ p50Ms: said.p50Ms, p99Ms: said.p99Ms, ...waited });
-      const waitedText = 'waitedPercent' in waited ? `, waited for its core ${waited.waitedPercent} % of the time` : '';
-      say(
-        `half load (${rps} a second), ${way}: p50 ${said.p50Ms.toFixed(2)} ms, p99 ${said.p99Ms.toFixed(2)} ms${waitedText}`,
-      );
+      say(`half load (${rps} a second), ${way}: p50 ${said.p50Ms.toFixed(2)} ms, p99 ${said.p99Ms.toFixed(2)} ms`);
+      if (pid === null) {
+        half[way].push(said);
+        continue;
+      }
+      const waitedPercent = round2((((await waitedMs(pid)) - before) / (performance.now() - from)) * 100);
+      half[way].push({ ...said, waitedPercent });
+      say(`it waited for its core ${waitedPercent} % of the time`);
     }
   }
   const halfOf = (way: Way): HalfLoadFigures => ({
