@@ -10,6 +10,7 @@ import type { Socket } from 'node:net';
 import type { BytesInHand } from '../kit/bytes-in-hand.ts';
 import type { Answer, AnswerHeaders } from './answer.ts';
 import type { Client } from './forward.ts';
+import { readAsStream, readInto } from './one-buffer.ts';
 import { type PlainHead, readPlainHead } from './plain.ts';
 
 export interface PlainRequest {
@@ -108,10 +109,11 @@ class FastConnection {
     this.#socket = socket;
     this.#peer = socket.remoteAddress ?? 'unknown';
     this.#deadline = performance.now() + path.options.firstMs;
-    socket.on('data', this.#onData);
+    if (!readInto(socket, this.#onData)) socket.on('data', this.#onData);
     socket.on('end', this.#onEnd);
     socket.on('close', this.#onClose);
     socket.on('error', ignore);
+    socket.resume();
   }
 
   get isIdle(): boolean {
@@ -132,12 +134,13 @@ class FastConnection {
     for (const drop of [...this.#client.onGone]) drop();
   }
 
+  /** The bytes are another socket's afterwards (one-buffer.ts). */
   readonly #onData = (bytes: Buffer): void => {
     if (this.#state === 'waiting') this.#read(bytes);
     else if (this.#state === 'reading') this.#readOn(bytes);
     else {
       // Pipelined. Nothing more is read until it is its turn.
-      this.#behind = this.#behind === null ? bytes : Buffer.concat([this.#behind, bytes]);
+      this.#behind = Buffer.concat(this.#behind === null ? [bytes] : [this.#behind, bytes]);
       this.#socket.pause();
     }
   };
@@ -157,7 +160,7 @@ class FastConnection {
     if (bytes.length < length) this.#begin(bytes, length);
     else if (bytes.length === length) this.#ask({ head, text, peer: this.#peer });
     else {
-      this.#behind = bytes.subarray(length);
+      this.#behind = Buffer.from(bytes.subarray(length));
       this.#socket.pause();
       this.#ask({ head, text: text.slice(0, length), peer: this.#peer });
     }
@@ -238,7 +241,8 @@ class FastConnection {
     const socket = this.#socket;
     this.#forget();
     socket.pause();
-    this.#path.options.handOver(socket, bytes);
+    readAsStream(socket);
+    this.#path.options.handOver(socket, Buffer.from(bytes));
     socket.off('error', ignore);
   }
 

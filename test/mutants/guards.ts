@@ -1842,6 +1842,24 @@ export const guards: readonly Guard[] = [
       only: 'a router is listed until it ends its lease, or lets it run out',
     },
   ]),
+  ...of('router/fast-path.ts', 'test/router/one-buffer.unit.test.ts', [
+    {
+      name: 'what came behind a request stays as it came',
+      because: 'P1: the next socket reads into the same place',
+      find: 'this.#behind = Buffer.from(bytes.subarray(length));',
+      replace: 'this.#behind = bytes.subarray(length);',
+      only: 'a request behind another one is its own',
+    },
+  ]),
+  ...of('router/one-buffer.ts', 'test/router/one-buffer.unit.test.ts', [
+    {
+      name: 'a socket that is a stream again keeps what it reads',
+      because: 'P1: the next socket reads into the same place',
+      find: 'socket.push(Buffer.from(shared.subarray(0, length)))',
+      replace: 'socket.push(shared.subarray(0, length))',
+      only: 'is a stream again: what comes stays as it came',
+    },
+  ]),
   ...of('router/upstream.ts', 'test/router/router.unit.test.ts', [
     {
       name: 'a 421 of a node is understood, and no client sees it',
