@@ -8,7 +8,6 @@
 import { connect, type Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { isMainThread, parentPort, Worker } from 'node:worker_threads';
-import { endWithParent } from '../kit/parent.ts';
 import { benchRequests } from './router-requests.ts';
 
 /** At first connections are made and code is compiled: not counted. */
@@ -30,7 +29,6 @@ function beat(): void {
 }
 
 async function main(): Promise<void> {
-  endWithParent(() => undefined);
   const [port, rate, seconds, connections] = process.argv.slice(2).map(Number) as [number, number, number, number];
   const requests = benchRequests(port).map((text) => Buffer.from(text));
 

@@ -1,13 +1,12 @@
-/** A router as a process of the bench: its ring is one of the given nodes, and never changes. Ends with its parent. */
+/** A router as a process of the bench: its ring is one of the given nodes, and never changes. */
 import { createLog } from '../kit/log.ts';
-import { endWithParent, onStopSignal } from '../kit/parent.ts';
+import { onStopSignal } from '../kit/parent.ts';
 import { decide } from '../ring/decide.ts';
 import { evolve, noRing } from '../ring/ring.ts';
 import { startRouter } from '../router/server.ts';
 
 const PARTITIONS = 64;
 
-endWithParent(() => undefined);
 const urls = process.argv.slice(2);
 const ring = decide(noRing('bench'), {
   type: 'make ring',

@@ -1,6 +1,7 @@
 /** Goal: the bench of the router reports what docs/commands.md says, or why it cannot, and leaves nothing behind. Method: it is run as a process; its figures are not looked at. */
-import { existsSync } from 'node:fs';
-import { expect, test } from 'vitest';
+import { existsSync, readFileSync, rmSync } from 'node:fs';
+import { expect, onTestFinished, test } from 'vitest';
+import { until } from '../support/wait.ts';
 import { startBench } from './process.ts';
 
 test('the bench of the router reports its fields, or what is missing, and leaves nothing behind', async () => {
@@ -15,7 +16,45 @@ test('the bench of the router reports its fields, or what is missing, and leaves
     for (const side of ['router', 'nginx'])
       expect(Object.keys(report[side])).toEqual(['rps', 'p50Ms', 'p99Ms', 'cpuPercent', 'cpuUsPerRequest']);
     expect('addedP99MsAtHalfLoad' in report).toBe('ratio' in report);
-    expect(Object.keys(report.halfLoad)).toEqual(['rps', 'router', 'nginx', 'direct']);
+    expect(Object.keys(report.halfLoad)).toEqual(['rps', 'rounds', 'router', 'nginx', 'direct']);
   }
   expect(existsSync(folder)).toBe(false);
 });
+
+test('a bench of the router that is killed leaves no process behind', async ({ skip }) => {
+  const { child, exited, said, folder } = startBench('router', ['--seconds', '30', '--rounds', '1']);
+  onTestFinished(() => rmSync(folder, { recursive: true, force: true }));
+  let hasExited = false;
+  void exited.then(() => {
+    hasExited = true;
+  });
+  const pids = (): number[] => descendantsOf(child.pid!);
+  // Two nginx with a worker each, the router, and the load.
+  await until(() => hasExited || (pids().length === 6 && pids().some((pid) => nameOf(pid) === 'wrk')), {
+    deadlineMs: 30_000,
+    what: 'servers and load run',
+  });
+  if (said().includes('not on this machine')) skip(said());
+  const all = pids();
+  child.kill('SIGKILL');
+  await until(() => all.every((pid) => nameOf(pid) === null), { deadlineMs: 10_000, what: 'they have ended' });
+});
+
+function descendantsOf(pid: number): number[] {
+  const children = read(`/proc/${pid}/task/${pid}/children`)?.trim().split(' ').filter(Boolean).map(Number) ?? [];
+  return [...children, ...children.flatMap(descendantsOf)];
+}
+
+/** Null where no such process runs (any more: one that nobody has waited for yet has ended, too). */
+const nameOf = (pid: number): string | null => {
+  const [, name, state] = /\((.*)\) (.)/.exec(read(`/proc/${pid}/stat`) ?? '') ?? [];
+  return name === undefined || state === 'Z' ? null : name;
+};
+
+function read(file: string): string | null {
+  try {
+    return readFileSync(file, 'utf8');
+  } catch {
+    return null;
+  }
+}
