@@ -37,15 +37,15 @@ async function main(): Promise<void> {
   const sentFor = new Map<Socket, number>();
   const tookMs: number[] = [];
   let failed = 0;
-  let next = 0;
+  let sent = 0;
   const startAt = performance.now() + WARM_UP_MS;
 
   function send(): void {
     while (due.length > 0 && free.length > 0) {
       const socket = free.pop()!;
       sentFor.set(socket, due.shift()!);
-      next = (next + 1) % requests.length;
-      socket.write(requests[next]!);
+      sent += 1;
+      socket.write(requests[sent % requests.length]!);
     }
   }
 
@@ -76,7 +76,7 @@ async function main(): Promise<void> {
     lastAt = now;
     owed += elapsedMs * perMs;
     const most = 2 * Math.min(elapsedMs, LATE_MS) * perMs;
-    for (let sent = 0; owed >= 1 && sent < most; sent += 1) {
+    for (let nth = 0; owed >= 1 && nth < most; nth += 1) {
       owed -= 1;
       due.push(now);
     }
@@ -92,7 +92,7 @@ async function main(): Promise<void> {
   const rank = (p: number): number => tookMs[Math.max(Math.ceil(p * tookMs.length) - 1, 0)] ?? Number.NaN;
   const unanswered = due.length + connections - free.length;
   process.stdout.write(
-    `${JSON.stringify({ answered: tookMs.length, failed, unanswered, p50Ms: rank(0.5), p99Ms: rank(0.99) })}\n`,
+    `${JSON.stringify({ sent, answered: tookMs.length, failed, unanswered, p50Ms: rank(0.5), p99Ms: rank(0.99) })}\n`,
   );
   process.exit(0);
 }
