@@ -34,7 +34,7 @@ const CONNECTIONS = 64;
 const BUSY_PERCENT_MIN = 95;
 /** Of the requests that were to be sent at half load. */
 const KEPT_MIN = 0.95;
-/** What others may have of the time, waited and stolen together. */
+/** What others may have of the time, waited and stolen together; and what hiccups may take. */
 const TAKEN_PERCENT_MAX = 1;
 const SLOWER_MAX = 1.2;
 /** At half load, for each that is asked for: the others are there for those that were not quiet. */
@@ -82,6 +82,8 @@ const WAYS = ['direct', 'router', 'nginx'] as const;
 
 /** `Taken`: from the process under test, of which there is none where the way is `direct`. */
 export interface HalfLoadFigures extends Taken {
+  /** Of the second before, on the core that lost more (hiccups.ts). */
+  readonly hiccupPercent: number;
   readonly p50Ms: number;
   readonly p99Ms: number;
   /** Of the process under test; 0 where there is none. */
@@ -218,8 +220,17 @@ async function measure(folder: string, processes: ChildProcess[], { seconds, rou
   const rps = Math.round(medians.router.rps / 2);
   const half: Record<Way, HalfLoadRound[]> = { direct: [], router: [], nginx: [] };
   const underTest = { direct: [ports[0]!, null], ...ways } as const;
+  const hiccups = async (): Promise<number> => {
+    const lost = await Promise.all(
+      [CORE_UNDER_TEST, CORE_OF_THE_REST].map(async (core) =>
+        Number(await text((await start(core, process.execPath, [script('hiccups.ts')])).stdout!)),
+      ),
+    );
+    return Math.max(...lost);
+  };
   const atHalfLoad = async (way: Way): Promise<HalfLoadRound> => {
     const [port, pid] = underTest[way];
+    const hiccupPercent = await hiccups();
     // The sender's collector has no core of its own either.
     const args = [...routerNodeFlags, script('open-loop.ts'), port, rps, seconds, CONNECTIONS].map(String);
     const taken = await watchTaken(pid, [CORE_UNDER_TEST, CORE_OF_THE_REST]);
@@ -232,10 +243,18 @@ async function measure(folder: string, processes: ChildProcess[], { seconds, rou
     if (said.failed > 0) throw new Error(`at half load, ${way}: ${line}`);
     const cpuUsPerRequest = Math.round((usedMs / said.sent) * 10_000) / 10;
     say(
-      `half load (${rps} a second), ${way}: p50 ${said.p50Ms.toFixed(2)} ms, p99 ${said.p99Ms.toFixed(2)} ms${pid === null ? '' : `, ${cpuUsPerRequest} µs of its core each`}; of the time others had its core ${waitedPercent} %, the host one of both ${stolenPercent} %`,
+      `half load (${rps} a second), ${way}: p50 ${said.p50Ms.toFixed(2)} ms, p99 ${said.p99Ms.toFixed(2)} ms${pid === null ? '' : `, ${cpuUsPerRequest} µs of its core each`}; of the time others had its core ${waitedPercent} %, the host one of both ${stolenPercent} %, and hiccups ${hiccupPercent} % before`,
     );
     const isKept = said.unanswered === 0 && said.answered >= KEPT_MIN * rps * seconds;
-    return { p50Ms: said.p50Ms, p99Ms: said.p99Ms, waitedPercent, stolenPercent, cpuUsPerRequest, isKept };
+    return {
+      p50Ms: said.p50Ms,
+      p99Ms: said.p99Ms,
+      waitedPercent,
+      stolenPercent,
+      hiccupPercent,
+      cpuUsPerRequest,
+      isKept,
+    };
   };
   const isMeasured = (way: Way): boolean => half[way].filter(noiseIn(half[way]).isQuiet).length >= rounds;
   let measured = 0;
@@ -254,6 +273,7 @@ async function measure(folder: string, processes: ChildProcess[], { seconds, rou
       p99Ms: medianOf('p99Ms'),
       waitedPercent: medianOf('waitedPercent'),
       stolenPercent: medianOf('stolenPercent'),
+      hiccupPercent: medianOf('hiccupPercent'),
       cpuUsPerRequest: medianOf('cpuUsPerRequest'),
     };
   };
@@ -266,7 +286,7 @@ async function measure(folder: string, processes: ChildProcess[], { seconds, rou
   };
   if (!WAYS.every(isMeasured))
     say(
-      `not a quiet machine: too often others had more than ${TAKEN_PERCENT_MAX} % of the time, or it was ${SLOWER_MAX} times slower than it can be; the latencies are also theirs`,
+      `not a quiet machine: too often others or hiccups took more than ${TAKEN_PERCENT_MAX} % of the time, or it was ${SLOWER_MAX} times slower than it can be; the latencies are also theirs`,
     );
   const missing = [...reasons].join('; ');
   if (missing !== '') say(`no ratio: ${missing}`);
@@ -284,13 +304,17 @@ async function measure(folder: string, processes: ChildProcess[], { seconds, rou
 }
 
 /**
- * 1 is the most of a quiet round: others had TAKEN_PERCENT_MAX of the time, or a request cost SLOWER_MAX times what it did in the best round. A machine whose host shares
+ * 1 is the most of a quiet round: others had TAKEN_PERCENT_MAX of the time, so much was lost in hiccups, or a request cost SLOWER_MAX times what it did in the best round. A machine whose host shares
  * its cores' insides out to others is slower, and nothing is stolen.
  */
 function noiseIn(rounds: readonly HalfLoadRound[]) {
   const leastUs = Math.min(...rounds.map((one) => one.cpuUsPerRequest));
   const noiseOf = (one: HalfLoadRound): number =>
-    Math.max(takenOf(one) / TAKEN_PERCENT_MAX, leastUs === 0 ? 0 : one.cpuUsPerRequest / (leastUs * SLOWER_MAX));
+    Math.max(
+      takenOf(one) / TAKEN_PERCENT_MAX,
+      one.hiccupPercent / TAKEN_PERCENT_MAX,
+      leastUs === 0 ? 0 : one.cpuUsPerRequest / (leastUs * SLOWER_MAX),
+    );
   return { noiseOf, isQuiet: (one: HalfLoadRound): boolean => noiseOf(one) <= 1 };
 }
 
