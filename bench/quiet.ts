@@ -32,23 +32,42 @@ export async function sessionGoesFirst(pid: number): Promise<void> {
   await writeFile(`/proc/${pid}/autogroup`, String(NICE)).catch(() => undefined); // a kernel without; no right to; ended
 }
 
+export interface Watched extends Taken {
+  /** Processor time of the process, all its threads. */
+  readonly usedMs: number;
+  readonly elapsedMs: number;
+}
+
 /**
- * From now until the function is called. Of a process its first thread counts; null: nobody is known to wait.
+ * From now until the function is called. Of a process its first thread waits; null: of none, which uses nothing and waits for nothing.
  * Of the cores: on which the host's work would be in the way.
  */
-export async function watchTaken(pid: number | null, cores: readonly number[]): Promise<() => Promise<Taken>> {
-  const [from, waitedFrom, stolenFrom] = [performance.now(), await waitedMs(pid), await stolenMs(cores)];
+export async function watch(pid: number | null, cores: readonly number[]): Promise<() => Promise<Watched>> {
+  const from = performance.now();
+  const look = () => Promise.all([usedMs(pid), waitedMs(pid), stolenMs(cores)]);
+  const [usedFrom, waitedFrom, stolenFrom] = await look();
   return async () => {
-    const [waited, stolen] = [(await waitedMs(pid)) - waitedFrom, await stolenMs(cores)];
-    const percent = (ms: number): number => Math.round((ms / (performance.now() - from)) * 10_000) / 100;
+    const [used, waited, stolen] = await look();
+    const elapsedMs = performance.now() - from;
+    const percent = (ms: number): number => Math.round((ms / elapsedMs) * 10_000) / 100;
     return {
-      waitedPercent: percent(waited),
+      usedMs: used - usedFrom,
+      elapsedMs,
+      waitedPercent: percent(waited - waitedFrom),
       stolenPercent: percent(Math.max(...stolen.map((ms, nth) => ms - stolenFrom[nth]!))),
     };
   };
 }
 
 export const takenOf = ({ waitedPercent, stolenPercent }: Taken): number => waitedPercent + stolenPercent;
+
+/** man 5 proc_pid_stat: utime and stime. */
+async function usedMs(pid: number | null): Promise<number> {
+  if (pid === null) return 0;
+  const stat = await readFile(`/proc/${pid}/stat`, 'utf8');
+  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+  return (Number(fields[11]) + Number(fields[12])) * TICK_MS;
+}
 
 /** Documentation/scheduler/sched-stats.rst: time on a core, time waiting for one, in ns. */
 async function waitedMs(pid: number | null): Promise<number> {

@@ -23,7 +23,7 @@ import { onStopSignal } from '../kit/parent.ts';
 import { dataRoot } from '../platform/local/places.ts';
 import { freePort } from '../platform/local/ports.ts';
 import { routerNodeFlags } from '../router/node-flags.ts';
-import { goFirst, sessionGoesFirst, type Taken, takenOf, watchTaken } from './quiet.ts';
+import { goFirst, sessionGoesFirst, type Taken, takenOf, watch } from './quiet.ts';
 import { benchRequests } from './router-requests.ts';
 
 const run = promisify(execFile);
@@ -90,7 +90,8 @@ export interface HalfLoadFigures extends Taken {
   readonly cpuUsPerRequest: number;
 }
 
-interface HalfLoadRound extends HalfLoadFigures {
+interface HalfLoadRound {
+  readonly figures: HalfLoadFigures;
   /** All requests were sent and answered. */
   readonly isKept: boolean;
 }
@@ -175,14 +176,12 @@ async function measure(folder: string, processes: ChildProcess[], { seconds, rou
   router.stdout!.resume();
 
   const load = async (port: number, pid: number, forSeconds: number): Promise<ProxyFigures> => {
-    const before = await cpuMs(pid);
-    const from = performance.now();
-    const taken = await watchTaken(pid, [CORE_UNDER_TEST]);
+    const watched = await watch(pid, [CORE_UNDER_TEST]);
     const args = ['-t1', `-c${CONNECTIONS}`, `-d${forSeconds}s`, '--latency', '-s', path.join(folder, 'load.lua')];
     const wrk = await start(CORE_OF_THE_REST, 'wrk', [...args, `http://127.0.0.1:${port}`]);
     const stdout = await text(wrk.stdout!);
-    const usedMs = (await cpuMs(pid)) - before;
-    const cpuPercent = (usedMs / (performance.now() - from) / (1 - takenOf(await taken()) / 100)) * 100;
+    const { usedMs, elapsedMs, ...taken } = await watched();
+    const cpuPercent = (usedMs / elapsedMs / (1 - takenOf(taken) / 100)) * 100;
     const said = JSON.parse(/^\{.*\}$/m.exec(stdout)![0]) as Record<
       'requests' | 'us' | 'failed' | 'p50' | 'p99',
       number
@@ -233,28 +232,24 @@ async function measure(folder: string, processes: ChildProcess[], { seconds, rou
     const hiccupPercent = await hiccups();
     // The sender's collector has no core of its own either.
     const args = [...routerNodeFlags, script('open-loop.ts'), port, rps, seconds, CONNECTIONS].map(String);
-    const taken = await watchTaken(pid, [CORE_UNDER_TEST, CORE_OF_THE_REST]);
-    const before = pid === null ? 0 : await cpuMs(pid);
+    const watched = await watch(pid, [CORE_UNDER_TEST, CORE_OF_THE_REST]);
     const sender = await start(CORE_OF_THE_REST, process.execPath, args);
     const line = await text(sender.stdout!);
-    const { waitedPercent, stolenPercent } = await taken();
-    const usedMs = pid === null ? 0 : (await cpuMs(pid)) - before;
+    const { usedMs, waitedPercent, stolenPercent } = await watched();
     const said = JSON.parse(line) as Record<'sent' | 'answered' | 'failed' | 'unanswered' | 'p50Ms' | 'p99Ms', number>;
     if (said.failed > 0) throw new Error(`at half load, ${way}: ${line}`);
-    const cpuUsPerRequest = Math.round((usedMs / said.sent) * 10_000) / 10;
-    say(
-      `half load (${rps} a second), ${way}: p50 ${said.p50Ms.toFixed(2)} ms, p99 ${said.p99Ms.toFixed(2)} ms${pid === null ? '' : `, ${cpuUsPerRequest} µs of its core each`}; of the time others had its core ${waitedPercent} %, the host one of both ${stolenPercent} %, and hiccups ${hiccupPercent} % before`,
-    );
-    const isKept = said.unanswered === 0 && said.answered >= KEPT_MIN * rps * seconds;
-    return {
-      p50Ms: said.p50Ms,
-      p99Ms: said.p99Ms,
+    const figures = {
+      p50Ms: round2(said.p50Ms),
+      p99Ms: round2(said.p99Ms),
       waitedPercent,
       stolenPercent,
       hiccupPercent,
-      cpuUsPerRequest,
-      isKept,
+      cpuUsPerRequest: Math.round((usedMs / said.sent) * 10_000) / 10,
     };
+    const used = pid === null ? '' : `, ${figures.cpuUsPerRequest} µs of its core each`;
+    say(`half load (${rps} a second), ${way}: p50 ${figures.p50Ms} ms, p99 ${figures.p99Ms} ms${used}`);
+    say(`  taken by others ${waitedPercent} %, by the host ${stolenPercent} %, by hiccups ${hiccupPercent} %`);
+    return { figures, isKept: said.unanswered === 0 && said.answered >= KEPT_MIN * rps * seconds };
   };
   const isMeasured = (way: Way): boolean => half[way].filter(noiseIn(half[way]).isQuiet).length >= rounds;
   let measured = 0;
@@ -267,15 +262,7 @@ async function measure(folder: string, processes: ChildProcess[], { seconds, rou
     const quietest = half[way].toSorted((a, b) => noiseOf(a) - noiseOf(b)).slice(0, rounds);
     if (!quietest.every(({ isKept }) => isKept))
       reasons.add(`${rps} requests a second could not be kept at half load (${way})`);
-    const medianOf = (of: keyof HalfLoadFigures): number => round2(median(quietest.map((one) => one[of])));
-    return {
-      p50Ms: medianOf('p50Ms'),
-      p99Ms: medianOf('p99Ms'),
-      waitedPercent: medianOf('waitedPercent'),
-      stolenPercent: medianOf('stolenPercent'),
-      hiccupPercent: medianOf('hiccupPercent'),
-      cpuUsPerRequest: medianOf('cpuUsPerRequest'),
-    };
+    return mediansOf(quietest.map(({ figures }) => figures));
   };
   const halfLoad = {
     rps,
@@ -304,16 +291,16 @@ async function measure(folder: string, processes: ChildProcess[], { seconds, rou
 }
 
 /**
- * 1 is the most of a quiet round: others had TAKEN_PERCENT_MAX of the time, so much was lost in hiccups, or a request cost SLOWER_MAX times what it did in the best round. A machine whose host shares
- * its cores' insides out to others is slower, and nothing is stolen.
+ * 1 is the most of a quiet round: others had TAKEN_PERCENT_MAX of the time, so much was lost in hiccups, or a request cost SLOWER_MAX times what it did in the best round.
+ * A machine whose host shares its cores' insides out to others is slower, and nothing is stolen.
  */
 function noiseIn(rounds: readonly HalfLoadRound[]) {
-  const leastUs = Math.min(...rounds.map((one) => one.cpuUsPerRequest));
-  const noiseOf = (one: HalfLoadRound): number =>
+  const leastUs = Math.min(...rounds.map(({ figures }) => figures.cpuUsPerRequest));
+  const noiseOf = ({ figures }: HalfLoadRound): number =>
     Math.max(
-      takenOf(one) / TAKEN_PERCENT_MAX,
-      one.hiccupPercent / TAKEN_PERCENT_MAX,
-      leastUs === 0 ? 0 : one.cpuUsPerRequest / (leastUs * SLOWER_MAX),
+      takenOf(figures) / TAKEN_PERCENT_MAX,
+      figures.hiccupPercent / TAKEN_PERCENT_MAX,
+      leastUs === 0 ? 0 : figures.cpuUsPerRequest / (leastUs * SLOWER_MAX),
     );
   return { noiseOf, isQuiet: (one: HalfLoadRound): boolean => noiseOf(one) <= 1 };
 }
@@ -396,14 +383,6 @@ function done(summary, latency)
 end
 `;
 
-/** Processor time that a process has used so far. */
-async function cpuMs(pid: number): Promise<number> {
-  const stat = await readFile(`/proc/${pid}/stat`, 'utf8');
-  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-  const ticksPerSecond = 100; // USER_HZ, on every Linux that runs Node
-  return ((Number(fields[11]) + Number(fields[12])) / ticksPerSecond) * 1_000;
-}
-
 /** nginx' one worker. */
 async function workerOf(master: number): Promise<number> {
   const children = await readFile(`/proc/${master}/task/${master}/children`, 'utf8');
@@ -447,12 +426,10 @@ async function endProcess(child: ChildProcess): Promise<void> {
 }
 
 const median = (values: readonly number[]): number => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)]!;
-const mediansOf = (figures: readonly ProxyFigures[]): ProxyFigures => ({
-  rps: median(figures.map((one) => one.rps)),
-  p50Ms: median(figures.map((one) => one.p50Ms)),
-  p99Ms: median(figures.map((one) => one.p99Ms)),
-  cpuPercent: median(figures.map((one) => one.cpuPercent)),
-  cpuUsPerRequest: median(figures.map((one) => one.cpuUsPerRequest)),
-});
+/** Of each figure by itself. */
+function mediansOf<T extends object>(rows: readonly T[]): T {
+  const names = Object.keys(rows[0]!) as (keyof T)[];
+  return Object.fromEntries(names.map((name) => [name, median(rows.map((row) => row[name] as number))])) as T;
+}
 const round2 = (value: number): number => Math.round(value * 100) / 100;
 const say = (line: string): void => void process.stderr.write(`${line}\n`);

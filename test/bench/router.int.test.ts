@@ -1,6 +1,7 @@
 /** Goal: the bench of the router reports what docs/commands.md says, or why it cannot, and leaves nothing behind. Method: it is run as a process; its figures are not looked at. */
-import { existsSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, rmSync } from 'node:fs';
 import { expect, onTestFinished, test } from 'vitest';
+import { familyOf, listProcesses } from '../../dev/faults/processes.ts';
 import { until } from '../support/wait.ts';
 import { startBench } from './process.ts';
 
@@ -28,33 +29,26 @@ test('a bench of the router that is killed leaves no process behind', async ({ s
   void exited.then(() => {
     hasExited = true;
   });
-  const pids = (): number[] => descendantsOf(child.pid!);
-  // Two nginx with a worker each, the router, and the load.
-  await until(() => hasExited || (pids().length === 6 && pids().some((pid) => nameOf(pid) === 'wrk')), {
-    deadlineMs: 30_000,
-    what: 'servers and load run',
-  });
+  /** Two nginx with a worker each, the router, and the load; below it nobody else. Empty until all are there. */
+  const family = async (): Promise<number[]> => {
+    const all = await listProcesses();
+    const [, ...pids] = familyOf(child.pid!, all);
+    const hasLoad = all.some(({ pid, command }) => pids.includes(pid) && command.startsWith('wrk '));
+    return pids.length === 6 && hasLoad ? pids : [];
+  };
+  let started: number[] = [];
+  await until(
+    async () => {
+      started = await family();
+      return hasExited || started.length > 0;
+    },
+    { deadlineMs: 30_000, what: 'servers and load run' },
+  );
   if (said().includes('not on this machine')) skip(said());
-  const all = pids();
+  expect(started).toHaveLength(6);
   child.kill('SIGKILL');
-  await until(() => all.every((pid) => nameOf(pid) === null), { deadlineMs: 10_000, what: 'they have ended' });
+  await until(async () => (await listProcesses()).every(({ pid }) => !started.includes(pid)), {
+    deadlineMs: 10_000,
+    what: 'they have ended',
+  });
 });
-
-function descendantsOf(pid: number): number[] {
-  const children = read(`/proc/${pid}/task/${pid}/children`)?.trim().split(' ').filter(Boolean).map(Number) ?? [];
-  return [...children, ...children.flatMap(descendantsOf)];
-}
-
-/** Null where no such process runs (any more: one that nobody has waited for yet has ended, too). */
-const nameOf = (pid: number): string | null => {
-  const [, name, state] = /\((.*)\) (.)/.exec(read(`/proc/${pid}/stat`) ?? '') ?? [];
-  return name === undefined || state === 'Z' ? null : name;
-};
-
-function read(file: string): string | null {
-  try {
-    return readFileSync(file, 'utf8');
-  } catch {
-    return null;
-  }
-}
