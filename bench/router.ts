@@ -6,8 +6,8 @@
  * Medians over the rounds. Without nginx or wrk, or where the core under test was not busy, there is no ratio, and it says so.
  *
  * One request in a hundred makes a p99, so a core that others have for one percent of the time makes it theirs (measured: 0.4 ms where they had nothing, 3 to 100 ms where
- * the host had 2 to 6 %). All that is measured therefore goes before what else the machine runs, what others had all the same is told, and a way from which they had too
- * much at half load, or that was slower than in its best round, is measured again; its medians are over the quietest rounds.
+ * the host had 2 to 6 %). All that is measured therefore goes before what else the machine runs, at half load in the realtime class, what others had all the same is told,
+ * and a way from which they had too much at half load, or that was slower than in its best round, is measured again; its medians are over the quietest rounds.
  */
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -23,7 +23,7 @@ import { onStopSignal } from '../kit/parent.ts';
 import { dataRoot } from '../platform/local/places.ts';
 import { freePort } from '../platform/local/ports.ts';
 import { routerNodeFlags } from '../router/node-flags.ts';
-import { goFirst, sessionGoesFirst, type Taken, takenOf, watch } from './quiet.ts';
+import { goFirst, inRealtime, mayBeRealtime, sessionGoesFirst, type Taken, takenOf, watch } from './quiet.ts';
 import { benchRequests } from './router-requests.ts';
 
 const run = promisify(execFile);
@@ -71,7 +71,9 @@ export interface RouterReport {
   readonly ratio?: number;
   /** At half of the router's own rate: p99 through the router, less p99 straight to a back end. */
   readonly addedP99MsAtHalfLoad?: number;
-  readonly halfLoad?: { readonly rps: number; readonly rounds: number } & Readonly<Record<Way, HalfLoadFigures>>;
+  readonly halfLoad?: { readonly rps: number; readonly rounds: number; readonly isRealtime: boolean } & Readonly<
+    Record<Way, HalfLoadFigures>
+  >;
   readonly roundsRps?: readonly { readonly router: number; readonly nginx: number }[];
   /** Why there is no ratio, and nothing about half of a load that was none. */
   readonly missing?: string;
@@ -137,7 +139,9 @@ export async function benchRouter(options: RouterBenchOptions): Promise<RouterRe
 }
 
 async function measure(folder: string, processes: ChildProcess[], { seconds, rounds }: RouterBenchOptions) {
-  if (!goFirst()) say('others may have the cores meanwhile: no right to a higher priority (CAP_SYS_NICE)');
+  const isRealtime = await mayBeRealtime();
+  if (!goFirst() || !isRealtime)
+    say('others may have the cores meanwhile: no right to a higher priority and the realtime class (CAP_SYS_NICE)');
   const start = async (core: number, command: string, args: readonly string[]): Promise<ChildProcess> => {
     // Ends with us, however we end.
     const child = spawn('setpriv', ['--pdeathsig', 'TERM', 'taskset', '-c', String(core), command, ...args], {
@@ -162,7 +166,7 @@ async function measure(folder: string, processes: ChildProcess[], { seconds, rou
       '-e',
       path.join(folder, `${name}.log`),
     ]);
-  await startNginx(CORE_OF_THE_REST, 'back');
+  const back = await startNginx(CORE_OF_THE_REST, 'back');
   await Promise.all(ports.map(connects));
   const nginx = await startNginx(CORE_UNDER_TEST, 'proxy');
   await connects(nginxPort);
@@ -195,8 +199,8 @@ async function measure(folder: string, processes: ChildProcess[], { seconds, rou
       cpuUsPerRequest: Math.round((usedMs / said.requests) * 10_000) / 10,
     };
   };
-  const nginxPid = await workerOf(nginx.pid!);
-  const ways = { router: [routerPort, router.pid!], nginx: [nginxPort, nginxPid] } as const;
+  const [backPid, nginxPid] = await Promise.all([back, nginx].map(({ pid }) => workerOf(pid!)));
+  const ways = { router: [routerPort, router.pid!], nginx: [nginxPort, nginxPid!] } as const;
   for (const [port, pid] of Object.values(ways)) await load(port, pid, WARM_UP_SECONDS);
   const figures = { router: [] as ProxyFigures[], nginx: [] as ProxyFigures[] };
   for (let round = 0; round < rounds; round += 1) {
@@ -231,10 +235,14 @@ async function measure(folder: string, processes: ChildProcess[], { seconds, rou
     const [port, pid] = underTest[way];
     const hiccupPercent = await hiccups();
     // The sender's collector has no core of its own either.
-    const args = [...routerNodeFlags, script('open-loop.ts'), port, rps, seconds, CONNECTIONS].map(String);
+    const args = [process.execPath, ...routerNodeFlags, script('open-loop.ts'), port, rps, seconds, CONNECTIONS].map(
+      String,
+    );
     const watched = await watch(pid, [CORE_UNDER_TEST, CORE_OF_THE_REST]);
-    const sender = await start(CORE_OF_THE_REST, process.execPath, args);
-    const line = await text(sender.stdout!);
+    const send = async (...[command, ...rest]: readonly string[]): Promise<string> =>
+      text((await start(CORE_OF_THE_REST, command!, rest)).stdout!);
+    const underway = [backPid!, ...(pid === null ? [] : [pid])];
+    const line = isRealtime ? await inRealtime(underway, () => send('chrt', '-f', '1', ...args)) : await send(...args);
     const { usedMs, waitedPercent, stolenPercent } = await watched();
     const said = JSON.parse(line) as Record<'sent' | 'answered' | 'failed' | 'unanswered' | 'p50Ms' | 'p99Ms', number>;
     if (said.failed > 0) throw new Error(`at half load, ${way}: ${line}`);
@@ -267,6 +275,7 @@ async function measure(folder: string, processes: ChildProcess[], { seconds, rou
   const halfLoad = {
     rps,
     rounds: measured,
+    isRealtime,
     router: halfOf('router'),
     nginx: halfOf('nginx'),
     direct: halfOf('direct'),
@@ -311,6 +320,7 @@ async function whatIsMissing(): Promise<string | null> {
   if (availableParallelism() < 2) return 'one core is not enough: back ends and load need another one';
   for (const [command, args] of [
     ['taskset', ['--version']],
+    ['chrt', ['--version']],
     ['setpriv', ['--version']],
     ['nginx', ['-v']],
     ['wrk', ['-v']],

@@ -1,5 +1,8 @@
 /** Goal: the bench of the router reports what docs/commands.md says, or why it cannot, and leaves nothing behind. Method: it is run as a process; its figures are not looked at. */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { existsSync, rmSync } from 'node:fs';
+import { text } from 'node:stream/consumers';
 import { expect, onTestFinished, test } from 'vitest';
 import { familyOf, listProcesses } from '../../dev/faults/processes.ts';
 import { until } from '../support/wait.ts';
@@ -17,9 +20,26 @@ test('the bench of the router reports its fields, or what is missing, and leaves
     for (const side of ['router', 'nginx'])
       expect(Object.keys(report[side])).toEqual(['rps', 'p50Ms', 'p99Ms', 'cpuPercent', 'cpuUsPerRequest']);
     expect('addedP99MsAtHalfLoad' in report).toBe('ratio' in report);
-    expect(Object.keys(report.halfLoad)).toEqual(['rps', 'rounds', 'router', 'nginx', 'direct']);
+    expect(Object.keys(report.halfLoad)).toEqual(['rps', 'rounds', 'isRealtime', 'router', 'nginx', 'direct']);
   }
   expect(existsSync(folder)).toBe(false);
+});
+
+test('what others in this machine have of a core is no hiccup', async ({ skip }) => {
+  const BUSY = 3;
+  if (process.platform !== 'linux') skip('cores are pinned on Linux only');
+  const onOneCore = (...args: readonly string[]) =>
+    spawn('taskset', ['-c', '0', process.execPath, ...args], { stdio: ['ignore', 'pipe', 'inherit'] });
+  const busy = Array.from({ length: BUSY }, () => onOneCore('-e', 'console.log(); for (;;);'));
+  onTestFinished(async () => {
+    for (const child of busy) child.kill('SIGKILL');
+    await Promise.all(busy.map((child) => child.exitCode ?? child.signalCode ?? once(child, 'exit')));
+  });
+  await Promise.all(busy.map((child) => once(child.stdout!, 'data')));
+  const lostPercent = Number(await text(onOneCore('bench/hiccups.ts').stdout!));
+  // They have three quarters of it. A host that takes something meanwhile may be seen.
+  expect(lostPercent).toBeLessThan(50);
+  expect(lostPercent).toBeGreaterThanOrEqual(0);
 });
 
 test('a bench of the router that is killed leaves no process behind', async ({ skip }) => {
