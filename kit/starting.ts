@@ -16,6 +16,9 @@ const AWAY = new Set([
   ...['57P01', '57P02', '57P03'],
 ]);
 
+/** What the PostgreSQL driver says of a connection that did not come about in time, or ended without a word: it has no code for that (pg/lib/client.js, pg-pool/index.js). */
+const CONNECTION_LOST = /^(connection terminated|timeout expired|timeout exceeded when trying to connect)/i;
+
 /** Runs `open` until it no longer fails for `what` being away; throws what it throws otherwise, or at the deadline. `open` must be repeatable. */
 export async function onceUp<T>(
   what: string,
@@ -28,9 +31,14 @@ export async function onceUp<T>(
     try {
       return await open();
     } catch (error) {
-      if (!AWAY.has(codeOf(error) ?? '') || performance.now() > deadline) throw error;
+      if (!isAway(error) || performance.now() > deadline) throw error;
       if (!told) log.info({ error: describeError(error) }, `waiting for ${what}`);
       await sleep(AGAIN_MS);
     }
   }
+}
+
+function isAway(error: unknown): boolean {
+  const code = codeOf(error);
+  return code !== null ? AWAY.has(code) : error instanceof Error && CONNECTION_LOST.test(error.message);
 }

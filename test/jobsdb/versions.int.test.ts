@@ -4,7 +4,6 @@
  */
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { startTcpProxy } from '../../dev/faults/tcp-proxy.ts';
 import { openCopy } from '../../jobsdb/copy.ts';
 import { migrateJobsDb } from '../../jobsdb/migrate.ts';
 import { createPool } from '../../jobsdb/pool.ts';
@@ -187,36 +186,6 @@ test('PostgreSQL 15 and 18 count the same digest of each row', async () => {
     expect(digests[0]!.sum).toBe(String(digests[0]!.rows.reduce((sum, { content }) => sum + BigInt(content), 0n)));
   } finally {
     await Promise.all([old!.drop(), young!.drop()]);
-  }
-});
-
-test('a connection that is lost while a schema is made new is one error of the migration, and no other', async () => {
-  const database = await createTestDatabase();
-  const proxy = await startTcpProxy(database.address);
-  const other = new pg.Client({ connectionString: database.url });
-  try {
-    await other.connect();
-    await other.query("SELECT pg_advisory_lock(hashtextextended('ringmaster.jobsdb.migrate', 0))");
-    const through = new URL(database.url);
-    through.port = String(proxy.port);
-    const migration = expect(migrateJobsDb(through.href)).rejects.toThrow(/ECONNRESET|terminated/);
-    await until(
-      async () =>
-        (
-          await other.query(
-            "SELECT FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'ringmaster migrate' AND wait_event_type = 'Lock'",
-          )
-        ).rowCount === 1,
-      { deadlineMs: 10_000, what: 'it waits for its turn' },
-    );
-    await proxy.set('cut');
-    await migration;
-    await other.query('SELECT pg_advisory_unlock_all()');
-    await migrateJobsDb(database.url);
-  } finally {
-    await other.end();
-    await proxy.close();
-    await database.drop();
   }
 });
 
