@@ -5,13 +5,18 @@
 import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { createPool } from '../../jobsdb/pool.ts';
 import type { PostgresServer } from '../../platform/local/postgres-server.ts';
+import type { DatabaseAddress } from '../../platform/platform.ts';
 import type { FaultKind } from '../checker/checker.ts';
 import { answers } from '../cluster.ts';
 import type { Temporal } from '../embedded/temporal.ts';
 import type { Supervised } from '../supervise.ts';
 import { type Pauser, startPauser } from './pauser.ts';
 import { familyOf, listProcesses } from './processes.ts';
+
+/** A server that stands still is not up. */
+const UP_WITHIN_MS = 1_000;
 
 export type PartKind = Exclude<FaultKind, 'pod' | 'network'>;
 
@@ -42,7 +47,7 @@ export interface PartsOf {
   readonly routerUrls: readonly string[];
   readonly platform: {
     listNodes(): Promise<{ readonly node: string; readonly condition: string; readonly pid?: number }[]>;
-    describeNode(node: string): Promise<{ readonly url: string } | null>;
+    describeNode(node: string): Promise<{ readonly url: string; readonly database: DatabaseAddress } | null>;
     kill(node: string, what: 'backend' | 'postgres', signal?: NodeJS.Signals): Promise<void>;
   };
 }
@@ -144,7 +149,10 @@ export function partsOf(stack: PartsOf): Parts {
       async state() {
         const endpoints = await platform.describeNode(node);
         if (endpoints === null) return 'gone';
-        return (await answers(`${endpoints.url}/health`)) ? 'well' : 'unwell';
+        // A backend says that all is well until it asks its database for something: it is not the one to tell.
+        const isWell =
+          (await answers(`${endpoints.url}/health`)) && (kind === 'node' || (await isUp(endpoints.database)));
+        return isWell ? 'well' : 'unwell';
       },
     };
   }
@@ -176,4 +184,17 @@ export function partsOf(stack: PartsOf): Parts {
       await pauser?.close();
     },
   };
+}
+
+async function isUp(database: DatabaseAddress): Promise<boolean> {
+  const limits = { max: 1, connectionTimeoutMillis: UP_WITHIN_MS, query_timeout: UP_WITHIN_MS };
+  const pool = createPool({ ...database, ...limits, application_name: 'ringmaster faults' });
+  try {
+    await pool.query('SELECT 1');
+    return true;
+  } catch {
+    return false; // refused, starting, silent
+  } finally {
+    await pool.end();
+  }
 }
