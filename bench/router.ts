@@ -141,7 +141,7 @@ export async function benchRouter(options: RouterBenchOptions): Promise<RouterRe
 async function measure(folder: string, processes: ChildProcess[], { seconds, rounds }: RouterBenchOptions) {
   const isRealtime = await mayBeRealtime();
   if (!goFirst() || !isRealtime)
-    say('others may have the cores meanwhile: no right to a higher priority and the realtime class (CAP_SYS_NICE)');
+    say('others may have the cores meanwhile: no right to a higher priority or the realtime class (CAP_SYS_NICE)');
   const start = async (core: number, command: string, args: readonly string[]): Promise<ChildProcess> => {
     // Ends with us, however we end.
     const child = spawn('setpriv', ['--pdeathsig', 'TERM', 'taskset', '-c', String(core), command, ...args], {

@@ -21,8 +21,8 @@ test('a cluster grows, shrinks and grows again under traffic, by operations from
     // It comes back with its old database: what was moved away from it stays away, or it would be delivered twice.
     const up = await cluster.scale(2);
     expect(up).toMatchObject({ state: 'completed', from: 1, to: 2 });
-    const factsOf = (nodes: typeof ring.nodes) => nodes.find(({ node }) => node === 'node-1');
-    expect(factsOf((await cluster.ring()).nodes)).toEqual(factsOf(ring.nodes));
+    const before = ring.nodes.find(({ node }) => node === 'node-1')!;
+    expect((await cluster.ring()).nodes).toContainEqual(before);
     expectFlawless(await cluster.judge());
     expect(await cluster.leftovers()).toEqual([]);
   });
